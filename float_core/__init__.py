@@ -1,0 +1,1 @@
+"""The whole of FLOAT; runs with no ComfyUI present."""

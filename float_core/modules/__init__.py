@@ -1,0 +1,1 @@
+"""The networks, as they are published; they import the config, each other and torch."""
