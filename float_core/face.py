@@ -42,6 +42,9 @@ It was trained on faces of about 10 to 300 pixels, so a face that fills the pict
 smaller scale, and a small one at a larger.
 """
 
+YUNET_SHORT_SIDE = 64
+"""Least side in pixels; at 32 and below OpenCV 4 returns boxes out of uninitialised memory."""
+
 HAAR_LONG_SIDE = 640
 HAAR_FILE = "haarcascade_frontalface_default.xml"
 
@@ -352,14 +355,16 @@ def detect_with_yunet(picture: Picture, model: Path | str) -> tuple[FaceBox, ...
 
 def _yunet_at(detector: Any, picture: Picture, long_side: int) -> tuple[FaceBox, ...]:
     shrunk, scale = _shrunk(picture, long_side)
+    rows, columns = (max(0, YUNET_SHORT_SIDE - length) for length in shrunk.shape[:2])
+    shrunk = np.pad(shrunk, ((0, rows), (0, columns), (0, 0)))
     detector.setInputSize((shrunk.shape[1], shrunk.shape[0]))
-    rows = detector.detect(np.ascontiguousarray(shrunk[:, :, ::-1]))[1]
+    found = detector.detect(np.ascontiguousarray(shrunk[:, :, ::-1]))[1]
     # A row is x, y, width, height, ten numbers for eyes, nose and mouth, and the score.
-    found = [
+    faces = [
         YUNET_EXTENTS.apply(row[:4], score=float(row[14]), scale=scale)
-        for row in (() if rows is None else rows)
+        for row in (() if found is None else found)
     ]
-    return tuple(sorted(found, key=lambda box: -box.score))
+    return tuple(sorted(faces, key=lambda box: -box.score))
 
 
 def haar_cascade() -> Path | None:
