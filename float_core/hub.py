@@ -68,7 +68,10 @@ class Missing:
     url: str
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.size_bytes / 1e6:,.1f} MB) from {self.url}"
+        size = f"{self.size_bytes:,} bytes"
+        if self.size_bytes >= 1_000_000:
+            size = f"{self.size_bytes / 1e6:,.0f} MB"
+        return f"{self.path} ({size}) from {self.url}"
 
 
 def plan(
