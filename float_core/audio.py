@@ -104,6 +104,10 @@ def _warn_if_silent(waveform: torch.Tensor) -> None:
         )
 
 
+def _precise(waveform: torch.Tensor) -> torch.Tensor:
+    return waveform.to(torch.promote_types(waveform.dtype, torch.float32))
+
+
 def to_mono(waveform: torch.Tensor) -> torch.Tensor:
     """Average the channels.
 
@@ -111,9 +115,9 @@ def to_mono(waveform: torch.Tensor) -> torch.Tensor:
         waveform: Sound, `(batch, channels, samples)`.
 
     Returns:
-        `(batch, samples)`, float32.
+        `(batch, samples)`, float32 or better.
     """
-    return waveform.to(torch.float32).mean(dim=-2)
+    return _precise(waveform).mean(dim=-2)
 
 
 def normalise(waveform: torch.Tensor) -> torch.Tensor:
@@ -126,9 +130,9 @@ def normalise(waveform: torch.Tensor) -> torch.Tensor:
         waveform: Sound, `(…, samples)`.
 
     Returns:
-        The same shape, float32.
+        The same shape, float32 or better.
     """
-    waveform = waveform.to(torch.float32)
+    waveform = _precise(waveform)
     variance, mean = torch.var_mean(waveform, dim=-1, correction=0, keepdim=True)
     return (waveform - mean) / torch.sqrt(variance + NORMALISE_EPSILON)
 
@@ -146,7 +150,7 @@ def frame_count(samples: int, fps: int | Fraction) -> int:
 
 
 def prepare_speech(waveform: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Turn any sound into what the networks hear: mono, 16 kHz, float32; not yet normalised.
+    """Turn any sound into what the networks hear: mono, 16 kHz; not yet normalised.
 
     Args:
         waveform: Sound in [-1, 1], `(batch, channels, samples)`.
@@ -175,14 +179,15 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
         to_rate: Samples a second wanted.
 
     Returns:
-        `(…, ceil(samples * to_rate / from_rate))`, float32, on the waveform's device.
+        `(…, ceil(samples * to_rate / from_rate))`, float32 or better, on the
+        waveform's device.
 
     Raises:
         ValueError: A rate is not a whole number from 1 to 768,000.
     """
     _check_rate(from_rate)
     _check_rate(to_rate)
-    waveform = waveform.to(torch.float32)
+    waveform = _precise(waveform)
     if from_rate == to_rate or waveform.numel() == 0:
         return waveform
     sound = waveform.cpu().double()
@@ -199,7 +204,7 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
             resampling_method="sinc_interp_kaiser",
             beta=FILTER_BETA,
         )
-    return resampled.to(device=waveform.device, dtype=torch.float32)
+    return resampled.to(waveform)
 
 
 @cache

@@ -171,7 +171,7 @@ def test_to_mono_is_the_mean_of_all_channels():
     ("rate", "channels", "samples"), [(8000, 1, 8000), (48000, 6, 48000), (16000, 1, 1600)]
 )
 def test_prepare_speech_takes_any_rate_and_channels(rate, channels, samples):
-    sound = torch.rand(1, channels, samples, dtype=torch.float64)
+    sound = torch.rand(1, channels, samples)
     prepared = audio.prepare_speech(sound, rate)
     assert prepared.shape == (1, samples * 16000 // rate)
     assert prepared.dtype == torch.float32
