@@ -6,11 +6,13 @@ import json
 import os
 import secrets
 from collections import Counter
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from .checkpoint import CONFIG_KEY, LICENCE_KEY, Weights, cast
 from .checkpoint_layouts import NETWORK_PREFIXES, is_unread
@@ -39,7 +41,11 @@ def convert(
         raise ValueError(f"Expected a file name ending in .safetensors, got {out.name!r}")
     if out.exists() and any(out.samefile(file) for file in weights.files):
         raise ValueError(f"{out} is being read: choose another name for the converted file")
-    tensors = {key: tensor.contiguous() for key, tensor in weights.state_dict().items()}
+    if not out.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {out.parent} to write {out.name} into: make it"
+        )
+    tensors = weights.state_dict()
     if dtype is not None:
         tensors = cast(tensors, dtype)
     metadata = {
@@ -50,7 +56,7 @@ def convert(
     }
     part = out.with_name(f"{out.name}.{secrets.token_hex(4)}.part")
     try:
-        safetensors.torch.save_file(tensors, part, metadata=metadata)
+        safetensors.torch.save_file(_apart(tensors), part, metadata=metadata)
         os.replace(part, out)
     except safetensors.SafetensorError as error:
         raise OSError(f"Could not write {out}: {error}") from error
@@ -86,6 +92,18 @@ def describe(weights: Weights) -> str:
         f"licence: {weights.licence}",
     ]
     return "\n".join(lines)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors that share memory, which safetensors cannot store, memory of their own."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[key] = tensor.clone() if memory in seen else tensor
+        apart[key] = apart[key].contiguous()
+        seen.add(memory)
+    return apart
 
 
 def _config_lines(config: FloatConfig) -> list[str]:

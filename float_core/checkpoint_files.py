@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import struct
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,19 @@ _SAFETENSORS_TYPES = {
 _ZIP_START = b"PK\x03\x04"
 _PICKLE_START = b"\x80"
 _SAFE_TORCH = (2, 6)
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    OverflowError,
+    struct.error,
+)
+"""What torch raises on bytes that are not what they should be."""
 
 
 class CheckpointError(ValueError):
@@ -172,9 +186,11 @@ class _PickleFile(TensorFile):
                 )
         except pickle.UnpicklingError as error:
             raise _holds_code(self._path, str(error)) from error
-        except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        except _DAMAGE as error:
             if "TorchScript" in str(error):
                 raise _holds_code(self._path, "GLOBAL TorchScript") from error
+            if "allocate memory" in str(error):
+                raise
             raise _damaged(self._path, "torch", str(error)) from error
         return self._tensors(loaded)
 
@@ -203,6 +219,9 @@ def open_tensors(path: Path) -> TensorFile:
     if not path.is_file():
         raise WeightsNotFoundError(f"Expected a weight file at {path}, found none")
     start = _first_bytes(path)
+    # Eight bytes of length come first, and may begin like a pickle: so this is asked first.
+    if start[8:9] == b"{":
+        return _SafetensorsFile(path)
     if start.startswith((_ZIP_START, _PICKLE_START)):
         if path.suffix == ".safetensors":
             raise CheckpointError(
@@ -210,8 +229,6 @@ def open_tensors(path: Path) -> TensorFile:
                 "where it comes from (it is read without running code in it), or fetch it again"
             )
         return _PickleFile(path)
-    if start[8:9] == b"{":
-        return _SafetensorsFile(path)
     raise CheckpointError(f"{path} is no weight file: {_guess(path, start)}")
 
 

@@ -119,8 +119,8 @@ def is_released(key: str) -> bool:
 
 def canonical_key(key: str) -> str:
     """Return a key with the positional convolution's weight norm under its newer names."""
-    key = re.sub(r"\.conv\.weight_g$", ".conv.parametrizations.weight.original0", key)
-    return re.sub(r"\.conv\.weight_v$", ".conv.parametrizations.weight.original1", key)
+    key = re.sub(r"\bconv\.weight_g$", "conv.parametrizations.weight.original0", key)
+    return re.sub(r"\bconv\.weight_v$", "conv.parametrizations.weight.original1", key)
 
 
 def resembling(names: Iterable[str]) -> str:
@@ -154,11 +154,11 @@ _CANDIDATES: dict[str, Callable[[str], bool]] = {
         for network, start in NETWORK_PREFIXES.items()
         if prefix.startswith(start)
     },
-    "the emotion network's own folder": _part_matcher(
-        "emotion_classifier", NETWORK_PREFIXES["emotion_classifier"]
-    ),
     "the speech network's own folder": _part_matcher(
         "audio_encoder", NETWORK_PREFIXES["audio_encoder"]
+    ),
+    "the emotion network's own folder": _part_matcher(
+        "emotion_classifier", NETWORK_PREFIXES["emotion_classifier"]
     ),
 }
 
