@@ -43,7 +43,7 @@ _BLOCK_ELEMENTS = 2**21
 
 
 def check_waveform(waveform: torch.Tensor, sample_rate: int) -> None:
-    """Refuse a sound that cannot be spoken, and warn about one that is silent.
+    """Refuse a sound that cannot be used.
 
     Args:
         waveform: Sound in [-1, 1], `(batch, channels, samples)`.
@@ -80,7 +80,6 @@ def check_waveform(waveform: torch.Tensor, sample_rate: int) -> None:
             "Expected finite samples, got NaN or infinity in the waveform: "
             "export the recording again, or cut the broken part."
         )
-    _warn_if_silent(waveform)
 
 
 def _check_rate(sample_rate: int) -> None:
@@ -152,6 +151,8 @@ def frame_count(samples: int, fps: int | Fraction) -> int:
 def prepare_speech(waveform: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """Turn any sound into what the networks hear: mono, 16 kHz; not yet normalised.
 
+    A silent one is taken with a warning.
+
     Args:
         waveform: Sound in [-1, 1], `(batch, channels, samples)`.
         sample_rate: Samples a second.
@@ -163,6 +164,7 @@ def prepare_speech(waveform: torch.Tensor, sample_rate: int) -> torch.Tensor:
         ValueError: The sound is refused by `check_waveform`.
     """
     check_waveform(waveform, sample_rate)
+    _warn_if_silent(waveform)
     return resample(to_mono(waveform), sample_rate, SPEECH_SAMPLE_RATE)
 
 
