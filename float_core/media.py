@@ -176,7 +176,7 @@ def load_audio(path: FilePath) -> tuple[torch.Tensor, int]:
         ) from error
     if not frames:
         raise ValueError(
-            f"Expected a recording, got {path}, whose sound track is empty: "
+            f"Expected a recording, got {path}, whose sound track is empty or broken: "
             "give at least 0.1 s of sound."
         )
     if len({(rate, len(samples)) for rate, samples in frames}) > 1:
@@ -194,7 +194,7 @@ def _decoded(container: Any, path: Path) -> Iterator[tuple[int, npt.NDArray[np.f
     for packet in container.demux(container.streams.audio[0]):
         try:
             frames = packet.decode()
-        except av.InvalidDataError:
+        except av.FFmpegError:
             # Usual in MP3 files with tags in their midst: players skip such a packet too.
             broken += 1
             continue
