@@ -60,9 +60,6 @@ UNSTATED_LICENCE = (
 """What is known of the licence of weights that carry none."""
 
 _STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_NAMED = 4
-"""How many keys a message names."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +104,7 @@ class Weights:
                 "%s: %d tensors that no network reads are left out: %s",
                 source,
                 len(self.extra),
-                ", ".join(self.extra),
+                _some(self.extra, 20),
             )
 
     @classmethod
@@ -251,7 +248,9 @@ def fill_module(
         raise _unfilled(module, source, prefix, expected, given, missing, wrong)
     unread = [prefix + key for key in given if key not in expected and not is_unread(key)]
     if unread:
-        _log.warning("%s: tensors that no network reads are left out: %s", source, unread)
+        _log.warning(
+            "%s: tensors that no network reads are left out: %s", source, _some(unread, 20)
+        )
     chosen = {key: given[key] for key in expected}
     module.requires_grad_(False)
     module.load_state_dict(cast(chosen, dtype), strict=True, assign=True)
@@ -344,5 +343,5 @@ def _unfilled(
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

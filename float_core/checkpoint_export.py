@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -56,8 +55,11 @@ def convert(
     }
     part = out.with_name(f"{out.name}.{secrets.token_hex(4)}.part")
     try:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode  # newer safetensors makes files only their owner can read
         safetensors.torch.save_file(_apart(tensors), part, metadata=metadata)
-        os.replace(part, out)
+        part.chmod(mode)
+        part.replace(out)
     except safetensors.SafetensorError as error:
         raise OSError(f"Could not write {out}: {error}") from error
     finally:

@@ -107,6 +107,12 @@ class StateDict(TensorFile):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.name, self.path = "the state dict", None
+        wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+        if wrong:
+            raise CheckpointError(
+                f"{self.name}: expected tensors by name, got a {type(tensors[wrong[0]]).__name__} "
+                f"for {wrong[0]!r}"
+            )
         self._tensors = tensors
         self.info = {
             name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()

@@ -180,33 +180,30 @@ def find_layout(path: Path, search: Sequence[Path] = ()) -> Layout:
 
 
 def _in_folder(folder: Path, search: Sequence[Path]) -> Layout:
-    main = _main_file(folder)
+    main = _first_file(folder, _MAIN_FILES)
     parts = {name: _first_file(folder, [name]) for name in PARTS}
-    if any(parts.values()) and (main is None or main.suffix != ".safetensors"):
-        missing = [f"{name}.safetensors" for name, file in parts.items() if file is None]
-        if not missing:
-            sources = [
-                Source(open_tensors(file), _prefixed(PARTS[name]))
-                for name, file in parts.items()
-                if file is not None
-            ]
-            return _with_folders("parts", sources, folder, search)
-        if main is None:
-            raise WeightsNotFoundError(
-                f"{folder} looks like the parts layout, but lacks {', '.join(missing)}: add "
-                "what is missing"
-            )
+    missing = [name for name, file in parts.items() if file is None]
+    if not missing and (main is None or main.suffix != ".safetensors"):
+        sources = [
+            Source(open_tensors(file), _prefixed(PARTS[name]))
+            for name, file in parts.items()
+            if file is not None
+        ]
+        return _with_folders("parts", sources, folder, search)
+    if main is None and len(missing) < len(PARTS):
+        raise WeightsNotFoundError(
+            f"{folder} looks like the parts layout, but lacks "
+            f"{', '.join(f'{name}.safetensors' for name in missing)}: add what is missing"
+        )
+    main = main or _only_file(folder)
     if main is None:
         raise _no_weights(folder)
     return _around_file(open_tensors(main), folder, search)
 
 
-def _main_file(folder: Path) -> Path | None:
-    """Return the file of the published or one-file layout in a folder, else its only file."""
-    named = _first_file(folder, _MAIN_FILES)
-    if named is not None:
-        return named
-    files = sorted(f for f in folder.iterdir() if f.suffix in _SUFFIXES and f.is_file())
+def _only_file(folder: Path) -> Path | None:
+    """Return the weight file of a folder that has only one, whatever its name."""
+    files = [file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file()]
     return files[0] if len(files) == 1 else None
 
 

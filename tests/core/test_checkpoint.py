@@ -80,15 +80,15 @@ def test_round_trip_through_all_layouts_is_bit_equal(config, tmp_path) -> None:
     path = synthetic_weights.save(state, tmp_path / "start" / "FLOAT.safetensors")
     for layout, save in LAYOUTS.items():
         folder = tmp_path / layout
-        before = open_weights(path, config)
-        path = save(before.state_dict(), folder / "saved")
-        converted = folder / "converted.safetensors"
-        convert(open_weights(path, config), converted)
-        path = converted
-        after = open_weights(converted)
+        saved = save(open_weights(path, config).state_dict(), folder / "saved")
+        shutil.rmtree(path.parent)  # a full-size copy takes 2.5 GB
+        path = folder / "FLOAT.safetensors"
+        convert(open_weights(saved, config), path)
+        shutil.rmtree(folder / "saved")
+        after = open_weights(path)
         assert after.config == config
         assert_equal(after.state_dict(), state)
-    shutil.rmtree(tmp_path)
+    path.unlink()
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older pickle"])
@@ -222,6 +222,16 @@ def test_safetensors_is_preferred(state, tmp_path) -> None:
     weights = open_weights(tmp_path, SMALL)
     assert {file.suffix for file in weights.files} == {".safetensors"}
     assert len(weights.files) == 3
+
+
+def test_parts_are_preferred_to_a_pickle_and_to_a_strange_file(state, tmp_path) -> None:
+    synthetic_weights.save_parts(state, tmp_path)
+    synthetic_weights.save({"decoder.weight": torch.ones(1)}, tmp_path / "vae.safetensors")
+    assert open_weights(tmp_path, SMALL).layout == "parts"
+    synthetic_weights.save(state, tmp_path / "float.pth")
+    assert open_weights(tmp_path, SMALL).layout == "parts"
+    (tmp_path / "fmt" / "fmt.safetensors").unlink()
+    assert open_weights(tmp_path, SMALL).layout == "one file"
 
 
 def test_metadata_config_is_used_and_a_given_one_wins(state, tmp_path) -> None:

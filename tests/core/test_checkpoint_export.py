@@ -39,6 +39,9 @@ def test_converted_file_carries_config_and_licence(published, tmp_path) -> None:
     assert metadata[LICENCE_KEY] == UNSTATED_LICENCE
     assert metadata["format"] == "pt"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.safetensors"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert out.stat().st_mode == plain.stat().st_mode
 
 
 @pytest.mark.parametrize("word", ["CC BY-NC-ND 4.0", "CC BY-NC 4.0", "may be shared"])

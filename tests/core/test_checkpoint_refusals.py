@@ -302,6 +302,12 @@ def test_pickle_without_names(loaded, tmp_path) -> None:
     assert f"{path}: expected tensors by name (a state dict), got a " in refusal(lambda: load(path))
 
 
+def test_state_dict_with_something_else_in_it(state) -> None:
+    assert refusal(lambda: FloatPipeline.from_state_dict({**state, "epoch": 3})) == (
+        "the state dict: expected tensors by name, got a int for 'epoch'"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
