@@ -2,11 +2,11 @@
 
 For each layout, full-size synthetic weights are written into a temporary folder, and a fresh
 process loads them: everything is imported first, then the process's peak is reset
-(`/proc/self/clear_refs`) and its resident memory noted; the rise is the peak (`VmHWM`) after a step less that note. Loading
-memory-maps, so little is resident after it; every value of every tensor is then summed, which makes
-all of them resident. Then the same for the emotion network, which is read only when asked for. Each
-rise is given over the bytes of the tensors loaded by then; the bound is 1.15, and 2 for the pickles
-that torch wrote before 1.6, which cannot be mapped.
+(`/proc/self/clear_refs`) and its resident memory noted; the rise is the peak (`VmHWM`) after a
+step less that note. Loading memory-maps, so little is resident after it; every value of every
+tensor is then summed, which makes all of them resident. Then the same for the emotion network,
+which is read only when asked for. Each rise is given over the bytes of the tensors loaded by then;
+the bound is 1.15, and 2 for the pickles that torch wrote before 1.6, which cannot be mapped.
 
     python benchmarks/memory.py [--folder DIR] [--dtype float16]
 

@@ -110,7 +110,7 @@ class StateDict(TensorFile):
         wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
         if wrong:
             raise CheckpointError(
-                f"{self.name}: expected tensors by name, got a {type(tensors[wrong[0]]).__name__} "
+                f"{self.name}: expected tensors by name, got {type(tensors[wrong[0]]).__name__} "
                 f"for {wrong[0]!r}"
             )
         self._tensors = tensors

@@ -56,7 +56,8 @@ def test_one_missing_key_that_widths_are_read_off(state, tmp_path) -> None:
     path = synthetic_weights.save_one_file(state, tmp_path)
     assert refusal(lambda: load(path)) == (
         f"{path}: expected a weight named fmt.x_embedder.proj.weight, found none among "
-        f"{len(state)}; the names most resemble the one-file layout"
+        f"{len(state)}; the names most resemble the one-file layout. Fetch the file again, or choose "
+        "weights of FLOAT"
     )
 
 
@@ -304,7 +305,7 @@ def test_pickle_without_names(loaded, tmp_path) -> None:
 
 def test_state_dict_with_something_else_in_it(state) -> None:
     assert refusal(lambda: FloatPipeline.from_state_dict({**state, "epoch": 3})) == (
-        "the state dict: expected tensors by name, got a int for 'epoch'"
+        "the state dict: expected tensors by name, got int for 'epoch'"
     )
 
 
