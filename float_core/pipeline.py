@@ -8,6 +8,8 @@ from fractions import Fraction
 from os import PathLike
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -387,6 +389,18 @@ class FloatPipeline:
             latents = latents + portrait.identity[own].to(latents)
             for chunk in torch.split(latents, size):
                 yield _precise(self.motion_decoder(_like(self.motion_decoder, chunk), features))
+
+
+def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
+    """Turn a picture of bytes, (S, S, 3), into what `encode_portrait` takes, (1, 3, S, S)."""
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def frame_bytes(frames: Tensor) -> Tensor:
+    """Turn decoded frames, (b, 3, S, S), into bytes for a video, (b, S, S, 3), on the CPU."""
+    levels = ((frames.clamp(-1, 1) + 1) * 127.5).round()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 
 def _like(network: nn.Module, value: Tensor) -> Tensor:

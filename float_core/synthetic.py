@@ -1,0 +1,108 @@
+"""Synthetic weights, a pure function of a checkpoint key and a shape.
+
+Every tensor is filled from a counter-based hash (SplitMix64) of its key, so that two programs that
+agree on the keys hold the same weights without exchanging a file. Pictures made with them mean
+nothing; they are for tests, benchmarks and a first run without downloads.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .checkpoint_layouts import NETWORK_PREFIXES, NetworkName, canonical_key
+from .config import FloatConfig
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def unit_noise(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return noise, uniform with mean 0 and variance 1, keyed by a name.
+
+    Args:
+        name: Key of the noise.
+        shape: Shape of the result.
+    """
+    count = math.prod(shape)
+    with np.errstate(over="ignore"):
+        z = np.arange(1, count + 1, dtype=np.uint64)
+        z *= np.uint64(_GAMMA)
+        z += np.uint64((zlib.crc32(name.encode()) * _GAMMA) & _MASK)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    uniform = (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    noise: npt.NDArray[np.float32] = (2 * uniform - 1) * np.float32(math.sqrt(3))
+    return noise.reshape(shape)
+
+
+def weight(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return the synthetic weight of a checkpoint key.
+
+    The rules keep activations near unit scale and warps to a few pixels. Fixed tensors (blur
+    kernels, masks, the position table) are not synthetic.
+
+    Args:
+        key: Key in the one-file layout.
+        shape: Shape of the tensor.
+    """
+    mean, spread = _mean_and_spread(key, shape)
+    values: npt.NDArray[np.float32] = np.float32(spread) * unit_noise(key, shape)
+    return values + np.float32(mean) if mean else values
+
+
+def _mean_and_spread(key: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    leaf = key.rsplit(".", 1)[-1]
+    if key.endswith("modulation.bias") and "adaLN" not in key:
+        return 1, 0.1
+    if key.endswith(("norm.weight", "audio_projection.1.weight", "original0")):
+        return 1, 0.1
+    if leaf in ("bias", "masked_spec_embed") or key.endswith("noise.weight"):
+        return 0, 0.1
+    if ".to_flows." in key and key.endswith(".conv.weight"):
+        return 0, 0.05
+    if key.startswith("motion_autoencoder."):
+        return 0, 1  # equalised learning rate: the layer itself scales by fan-in
+    gain = 0.5 if "adaLN_modulation" in key else 1.0
+    return 0, gain / math.sqrt(math.prod(shape[1:]))
+
+
+def synthetic_weights(
+    config: FloatConfig,
+    networks: Mapping[NetworkName, Callable[[FloatConfig], nn.Module]],
+    leave_out: Iterable[NetworkName] = (),
+) -> dict[str, Tensor]:
+    """Return synthetic weights under the keys of the one-file layout, float32.
+
+    Args:
+        config: Shape of the model.
+        networks: What builds each network, `pipeline.NETWORKS`.
+        leave_out: Networks to make no weights for.
+    """
+    state: dict[str, Tensor] = {}
+    for name, build in networks.items():
+        if name in leave_out:
+            continue
+        with torch.device("meta"):
+            expected = build(config).state_dict()
+        for key, value in expected.items():
+            full_key = canonical_key(NETWORK_PREFIXES[name] + key)
+            if key == "pos_embed":
+                state[full_key] = _position_table(*value.shape[1:])
+            else:
+                state[full_key] = torch.from_numpy(weight(full_key, tuple(value.shape)))
+    return state
+
+
+def _position_table(frames: int, width: int) -> Tensor:
+    """Return the fixed sinusoidal table, oldest frame first, (1, frames, width)."""
+    angle = np.arange(frames)[:, None] / 10000.0 ** (np.arange(0, width, 2) / width)
+    table = np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(1, frames, width)
+    return torch.from_numpy(table.astype(np.float32))

@@ -1,0 +1,184 @@
+"""Talk: from a photo and a recording to a video file, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor
+
+from .audio import check_waveform
+from .config import SamplingOptions
+from .emotion import EMOTIONS, describe, one_hot
+from .face import DEFAULT_MARGIN, CropSquare, FaceBox, Picture, find_yunet_model, frame_portrait
+from .media import VideoWriter, check_output, load_audio, load_image, parse_colour
+from .motion import exact_fps
+from .pipeline import FloatPipeline, frame_bytes, portrait_image
+
+FROM_SPEECH = "speech"
+"""The choice of emotion that is heard from the recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class TalkOptions:
+    """What a run of `talk` may choose, besides its files.
+
+    Attributes:
+        emotion: One of the seven, or "speech" to hear it.
+        sampling: Time points, solver, guidance scales, seed.
+        fps: Frames a second of the video, 1 to 120.
+        box: The face as left, top, width, height in pixels of the picture; found where None.
+        crop: False takes the whole picture as the portrait.
+        margin: Half side of the crop over half the longer side of the face.
+        background: Colour beyond the picture and behind transparency.
+    """
+
+    emotion: str = FROM_SPEECH
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    fps: float | Fraction = 25
+    box: tuple[float, float, float, float] | None = None
+    crop: bool = True
+    margin: float = DEFAULT_MARGIN
+    background: str = "#000000"
+
+    def __post_init__(self) -> None:
+        if self.emotion not in (*EMOTIONS, FROM_SPEECH):
+            raise ValueError(
+                f"Expected an emotion of {', '.join(EMOTIONS)} or {FROM_SPEECH}, "
+                f"got {self.emotion!r}."
+            )
+        if not self.crop and self.box is not None:
+            raise ValueError("Expected a face box or no crop, got both: leave one out.")
+        exact_fps(self.fps)
+        parse_colour(self.background)
+
+
+@dataclass(slots=True)
+class TalkReport:
+    """What a run did.
+
+    Attributes:
+        frames: Frames in the video.
+        framed_by: What framed the face: a detector, "box", "centre" or "whole".
+        emotion: The chosen emotion, or the probabilities heard.
+        seconds: Wall time of each stage.
+    """
+
+    frames: int = 0
+    framed_by: str = ""
+    emotion: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Stages:
+    """Times stages, and shows their progress where it is told how.
+
+    Attributes:
+        seconds: Wall time of each stage so far.
+    """
+
+    def __init__(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Start without stages.
+
+        Args:
+            on_progress: Called with the stage's name, the units done and their total.
+        """
+        self.seconds: dict[str, float] = {}
+        self._on_progress = on_progress or (lambda _stage, _done, _total: None)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Time a stage and hand out the callback for its progress."""
+        start = time.perf_counter()
+        yield lambda done, total: self._on_progress(name, done, total)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def talk(
+    image: str | PathLike[str],
+    audio: str | PathLike[str],
+    output: str | PathLike[str],
+    load: Callable[[Callable[[int, int], None]], FloatPipeline],
+    options: TalkOptions | None = None,
+    face_models: Sequence[Path] = (),
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> TalkReport:
+    """Make a portrait speak and write the video.
+
+    Whatever can be refused is looked at before the weights are loaded. The output appears under
+    its name only when it is whole.
+
+    Args:
+        image: A picture file.
+        audio: A sound file, or a video with a sound track.
+        output: The .mp4 file to write.
+        load: Loads the weights; given a callback for its progress.
+        options: What to do.
+        face_models: Folders in which YuNet's file may lie.
+        on_progress: Called with a stage's name, the units done and their total.
+
+    Raises:
+        FileNotFoundError: A file or folder is not there.
+        OSError: The output cannot be written.
+        ValueError: A file or an option is of no use; the message says why.
+    """
+    options = options or TalkOptions()
+    stages = Stages(on_progress)
+    report = TalkReport(seconds=stages.seconds)
+    check_output(output)
+    with stages.stage("inputs"):
+        picture = load_image(image, options.background)
+        waveform, rate = load_audio(audio)
+        check_waveform(waveform, rate)
+        square = _frame(picture, options, face_models)
+        report.framed_by = square.method
+    with stages.stage("weights") as bar:
+        pipeline = load(bar)
+    with stages.stage("portrait"):
+        cut = square.cut(picture, pipeline.config.image_size, parse_colour(options.background))
+        portrait = pipeline.encode_portrait(portrait_image(cut))
+    with stages.stage("emotion") as bar:
+        emotion, report.emotion = _emotion(pipeline, options.emotion, waveform, rate, bar)
+    with stages.stage("speech") as bar:
+        speech = pipeline.encode_speech(waveform, rate, bar)
+    with stages.stage("motion") as bar:
+        motion = pipeline.sample(portrait, speech, emotion, options.sampling, on_progress=bar)
+    motion = motion.at_fps(options.fps)
+    side = pipeline.config.image_size
+    with (
+        stages.stage("video") as bar,
+        VideoWriter(output, motion.fps, (side, side), waveform, rate) as video,
+    ):
+        for frames in pipeline.decode(portrait, motion):
+            video.write(frame_bytes(frames))
+            bar(video.frames, motion.frames)
+    report.frames = motion.frames
+    return report
+
+
+def _frame(picture: Picture, options: TalkOptions, face_models: Sequence[Path]) -> CropSquare:
+    height, width = picture.shape[:2]
+    if not options.crop:
+        return CropSquare.whole(width, height)
+    if options.box is not None:
+        return CropSquare.around(FaceBox.from_size(*options.box), options.margin)
+    return frame_portrait(picture, options.margin, find_yunet_model(face_models))
+
+
+def _emotion(
+    pipeline: FloatPipeline,
+    choice: str,
+    waveform: Tensor,
+    sample_rate: int,
+    on_progress: Callable[[int, int], None],
+) -> tuple[Tensor, str]:
+    """Return the emotion vector, (1, 1, 7), and its description."""
+    if choice != FROM_SPEECH:
+        return one_hot(choice), choice
+    heard = pipeline.classify_emotion(waveform, sample_rate, on_progress)
+    return heard[:, None], describe(heard[0])

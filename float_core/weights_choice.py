@@ -1,0 +1,98 @@
+"""Which weights a run uses: a path, synthetic ones, a download, the demo, or what is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .checkpoint import Weights
+from .config import FloatConfig
+from .hub import download_weights
+from .pipeline import NETWORKS, FloatPipeline
+from .synthetic import synthetic_weights
+
+SYNTHETIC = "synthetic"
+DOWNLOAD = "download"
+DEMO = "demo"
+
+WEIGHTS_VARIABLE = "FLOAT_WEIGHTS"
+MODELS_FOLDER = Path("models") / "float"
+DEMO_FILE = Path(__file__).resolve().parent.parent / "assets" / "demo.safetensors"
+
+
+def weights_folder() -> Path:
+    """Return where released weights are looked for and downloaded to."""
+    return Path(os.environ.get(WEIGHTS_VARIABLE) or MODELS_FOLDER)
+
+
+def choose_weights(choice: str | None) -> Path | str:
+    """Return the file or folder of a choice, or "synthetic" or "download".
+
+    Args:
+        choice: A path, "synthetic", "download", "demo", or None for what is found.
+
+    Raises:
+        FileNotFoundError: There is nothing at the path, or nothing was found.
+    """
+    if choice in (SYNTHETIC, DOWNLOAD):
+        return choice
+    if choice is not None and choice != DEMO:
+        path = Path(choice)
+        if not path.exists():
+            raise FileNotFoundError(f"Expected weights at {path}, found nothing there.")
+        return path
+    folder = weights_folder()
+    if choice is None and folder.is_file():
+        return folder
+    if choice is None and folder.is_dir() and any(folder.iterdir()):
+        return folder
+    if DEMO_FILE.is_file():
+        return DEMO_FILE
+    raise FileNotFoundError(_nothing_found(choice))
+
+
+def _nothing_found(choice: str | None) -> str:
+    if choice == DEMO:
+        return (
+            f"Expected the demo weights at {DEMO_FILE}, found none: this version ships without "
+            'them. Use "--weights synthetic" for a run without meaning, or "--weights download".'
+        )
+    return (
+        f"Expected weights in ${WEIGHTS_VARIABLE} or {MODELS_FOLDER}, found none: put the released "
+        f'files there, give "--weights PATH", fetch them with "--weights download" '
+        '(2.4 GB, non-commercial licence), or try the program with "--weights synthetic", whose '
+        "picture means nothing."
+    )
+
+
+def load_pipeline(
+    chosen: Path | str,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    with_emotion: bool,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FloatPipeline:
+    """Load the weights of a choice.
+
+    Args:
+        chosen: What `choose_weights` returned.
+        device: Where the networks go.
+        dtype: Precision they run in; the stored one where None.
+        with_emotion: Whether synthetic weights need an emotion network.
+        on_progress: Called with the bytes downloaded and their total.
+
+    Raises:
+        CheckpointError: The weights are not FLOAT's, or not whole.
+        DownloadError: A download failed.
+    """
+    if chosen == DOWNLOAD:
+        chosen = download_weights(weights_folder(), on_progress)
+    if chosen == SYNTHETIC:
+        config = FloatConfig()
+        left_out = () if with_emotion else ("emotion_classifier",)
+        state = synthetic_weights(config, NETWORKS, left_out)  # type: ignore[arg-type]
+        return FloatPipeline(Weights.from_state_dict(state, config), device, dtype)
+    return FloatPipeline.from_checkpoint(chosen, device=device, dtype=dtype)
