@@ -161,8 +161,8 @@ class _Shapes:
         if shape is None:
             raise CheckpointError(
                 f"{self.source}: expected a weight named {key}, found none among "
-                f"{len(self._shapes)}; the names most resemble {resembling(self._shapes)}. Fetch the "
-                "file again, or choose weights of FLOAT"
+                f"{len(self._shapes)}; the names most resemble {resembling(self._shapes)}. Fetch "
+                "the file again, or choose weights of FLOAT"
             )
         if len(shape) != axes:
             raise CheckpointError(

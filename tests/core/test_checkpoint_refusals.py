@@ -56,8 +56,8 @@ def test_one_missing_key_that_widths_are_read_off(state, tmp_path) -> None:
     path = synthetic_weights.save_one_file(state, tmp_path)
     assert refusal(lambda: load(path)) == (
         f"{path}: expected a weight named fmt.x_embedder.proj.weight, found none among "
-        f"{len(state)}; the names most resemble the one-file layout. Fetch the file again, or choose "
-        "weights of FLOAT"
+        f"{len(state)}; the names most resemble the one-file layout. Fetch the file again, or "
+        "choose weights of FLOAT"
     )
 
 
@@ -87,8 +87,8 @@ def test_one_misshapen_key(layout, state, tmp_path) -> None:
     files = {"published": path / "float.pth", "parts": path / "fmt" / "fmt.safetensors"}
     assert refusal(lambda: load(path)) == (
         f"{files.get(layout, path)} does not fill the FlowTransformer: 1 of another shape or kind: "
-        f"{ATTENTION} expected (96, 32), got (96, 33) of float32. Fetch the file again, or choose "
-        "weights of FLOAT"
+        f"{ATTENTION} expected (96, 32), got (96, 33) of float32. Fetch the file again, or "
+        "choose weights of FLOAT"
     )
 
 
