@@ -17,6 +17,7 @@ from .checkpoint_export import convert, describe
 from .config import SOLVER_NAMES, SamplingOptions
 from .emotion import EMOTIONS
 from .hub import DownloadError
+from .pipeline import FloatPipeline
 from .talk import FROM_SPEECH, TalkOptions, TalkReport, talk
 from .weights_choice import (
     DEMO,
@@ -248,6 +249,9 @@ def _info(parsed: argparse.Namespace) -> None:
 
 def _convert(parsed: argparse.Namespace) -> None:
     weights = open_weights(_existing(parsed.weights))
+    pipeline = FloatPipeline(weights)  # refuses weights that are not whole
+    if weights.has("emotion_classifier"):
+        assert pipeline.emotion_classifier is not None
     convert(weights, parsed.output, DTYPES.get(parsed.dtype))
     print(f"Wrote {parsed.output}. Licence: {weights.licence}")
 

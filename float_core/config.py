@@ -28,6 +28,10 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
@@ -96,6 +100,12 @@ class Wav2Vec2Shape:
             self.extractor_norm in get_args(ExtractorNorm),
             f'Wav2Vec2Shape.extractor_norm must be "group" or "layer", got {self.extractor_norm!r}',
         )
+        for name in ("stable_layer_norm", "conv_bias"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, bool),
+                f"Wav2Vec2Shape.{name} must be true or false, got {value!r}",
+            )
 
     @property
     def minimum_samples(self) -> int:
@@ -163,7 +173,9 @@ class TransformerConfig:
             f"got {self.context_frames}",
         )
         _require(
-            self.mlp_ratio > 0 and float(self.hidden * self.mlp_ratio).is_integer(),
+            _is_number(self.mlp_ratio)
+            and self.mlp_ratio > 0
+            and float(self.hidden * self.mlp_ratio).is_integer(),
             "TransformerConfig.mlp_ratio must be above 0 and give a whole width, "
             f"got {self.mlp_ratio!r}",
         )
@@ -327,7 +339,7 @@ class SamplingOptions:
         for name in ("audio_guidance", "emotion_guidance", "reference_guidance"):
             value = getattr(self, name)
             _require(
-                math.isfinite(value) and abs(value) <= 100,
+                _is_number(value) and abs(value) <= 100,
                 f"{name} must be a number from -100 to 100, got {value!r}",
             )
         _require(

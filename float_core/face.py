@@ -133,6 +133,16 @@ def _opencv() -> Any:
     return cv2
 
 
+def check_margin(margin: float) -> None:
+    """Refuse a margin that gives no crop.
+
+    Raises:
+        ValueError: The margin is not above 0, up to 10.
+    """
+    if not (math.isfinite(margin) and 0 < margin <= 10):
+        raise ValueError(f"Expected a margin above 0, up to 10, got {margin!r}: 1.6 is usual.")
+
+
 def first_face(
     boxes: Iterable[FaceBox], minimum_score: float = PUBLISHED_MINIMUM_SCORE
 ) -> FaceBox | None:
@@ -177,8 +187,7 @@ class CropSquare:
         Raises:
             ValueError: The margin is out of range, or the square would have no pixel.
         """
-        if not (math.isfinite(margin) and 0 < margin <= 10):
-            raise ValueError(f"Expected a margin above 0, up to 10, got {margin!r}: 1.6 is usual.")
+        check_margin(margin)
         left, top, right, bottom = (int(v) for v in (box.left, box.top, box.right, box.bottom))
         half = int(max(int((bottom - top) / 2), int((right - left) / 2)) * margin)
         return cls(int((left + right) / 2), int((top + bottom) / 2), half, method)

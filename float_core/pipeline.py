@@ -80,7 +80,7 @@ class Speech:
         return self.embedding.shape[1]
 
 
-NETWORKS: Mapping[str, Callable[[FloatConfig], nn.Module]] = {
+NETWORKS: Mapping[NetworkName, Callable[[FloatConfig], nn.Module]] = {
     "motion_encoder": MotionEncoder,
     "motion_decoder": MotionDecoder,
     "audio_encoder": AudioEncoder,

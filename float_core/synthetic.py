@@ -78,6 +78,7 @@ def synthetic_weights(
     config: FloatConfig,
     networks: Mapping[NetworkName, Callable[[FloatConfig], nn.Module]],
     leave_out: Iterable[NetworkName] = (),
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Return synthetic weights under the keys of the one-file layout, float32.
 
@@ -85,19 +86,23 @@ def synthetic_weights(
         config: Shape of the model.
         networks: What builds each network, `pipeline.NETWORKS`.
         leave_out: Networks to make no weights for.
+        on_progress: Called with the tensors made and their number.
     """
-    state: dict[str, Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, build in networks.items():
-        if name in leave_out:
-            continue
-        with torch.device("meta"):
-            expected = build(config).state_dict()
-        for key, value in expected.items():
-            full_key = canonical_key(NETWORK_PREFIXES[name] + key)
-            if key == "pos_embed":
-                state[full_key] = _position_table(*value.shape[1:])
-            else:
-                state[full_key] = torch.from_numpy(weight(full_key, tuple(value.shape)))
+        if name not in leave_out:
+            with torch.device("meta"):
+                expected = build(config).state_dict()
+            prefix = NETWORK_PREFIXES[name]
+            shapes |= {canonical_key(prefix + k): tuple(v.shape) for k, v in expected.items()}
+    state: dict[str, Tensor] = {}
+    for key, shape in shapes.items():
+        if key.endswith("pos_embed"):
+            state[key] = _position_table(*shape[1:])
+        else:
+            state[key] = torch.from_numpy(weight(key, shape))
+        if on_progress is not None:
+            on_progress(len(state), len(shapes))
     return state
 
 

@@ -15,7 +15,15 @@ from torch import Tensor
 from .audio import check_waveform
 from .config import SamplingOptions
 from .emotion import EMOTIONS, describe, one_hot
-from .face import DEFAULT_MARGIN, CropSquare, FaceBox, Picture, find_yunet_model, frame_portrait
+from .face import (
+    DEFAULT_MARGIN,
+    CropSquare,
+    FaceBox,
+    Picture,
+    check_margin,
+    find_yunet_model,
+    frame_portrait,
+)
 from .media import VideoWriter, check_output, load_audio, load_image, parse_colour
 from .motion import exact_fps
 from .pipeline import FloatPipeline, frame_bytes, portrait_image
@@ -55,6 +63,7 @@ class TalkOptions:
         if not self.crop and self.box is not None:
             raise ValueError("Expected a face box or no crop, got both: leave one out.")
         exact_fps(self.fps)
+        check_margin(self.margin)
         parse_colour(self.background)
 
 

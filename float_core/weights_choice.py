@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Weights
+from .checkpoint_layouts import NetworkName
 from .config import FloatConfig
 from .hub import download_weights
 from .pipeline import NETWORKS, FloatPipeline
@@ -82,7 +83,7 @@ def load_pipeline(
         device: Where the networks go.
         dtype: Precision they run in; the stored one where None.
         with_emotion: Whether synthetic weights need an emotion network.
-        on_progress: Called with the bytes downloaded and their total.
+        on_progress: Called with the bytes downloaded, or the tensors made, and their total.
 
     Raises:
         CheckpointError: The weights are not FLOAT's, or not whole.
@@ -92,7 +93,7 @@ def load_pipeline(
         chosen = download_weights(weights_folder(), on_progress)
     if chosen == SYNTHETIC:
         config = FloatConfig()
-        left_out = () if with_emotion else ("emotion_classifier",)
-        state = synthetic_weights(config, NETWORKS, left_out)  # type: ignore[arg-type]
+        left_out: tuple[NetworkName, ...] = () if with_emotion else ("emotion_classifier",)
+        state = synthetic_weights(config, NETWORKS, left_out, on_progress)
         return FloatPipeline(Weights.from_state_dict(state, config), device, dtype)
     return FloatPipeline.from_checkpoint(chosen, device=device, dtype=dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from float_core.config import FloatConfig, TransformerConfig, Wav2Vec2Shape
+from float_core.config import FloatConfig, SamplingOptions, TransformerConfig, Wav2Vec2Shape
 from float_core.modules import flow_transformer, stylegan_ops
 from float_core.modules.motion_decoder import MotionDecoder, identity_grid
 from float_core.modules.motion_encoder import MotionEncoder
@@ -151,6 +151,10 @@ def test_encoder_and_decoder_follow_the_channels_of_the_config() -> None:
         (lambda: Wav2Vec2Shape(heads=5), "heads must divide hidden 768, got 5"),
         (lambda: Wav2Vec2Shape(extractor_norm="batch"), "got 'batch'"),
         (lambda: Wav2Vec2Shape(conv_dim=(1, 2)), "one entry a layer, got 2, 7 and 7"),
+        (lambda: TransformerConfig(mlp_ratio="4"), "got '4'"),
+        (lambda: Wav2Vec2Shape(conv_bias=1), "conv_bias must be true or false, got 1"),
+        (lambda: SamplingOptions(audio_guidance="2"), "from -100 to 100, got '2'"),
+        (lambda: SamplingOptions(audio_guidance=float("nan")), "got nan"),
         (lambda: FloatConfig.from_dict({"size": 1}), "no field named 'size'"),
         (lambda: FloatConfig.from_dict({"channels": 3}), "channels must be a list, got 3"),
     ],
