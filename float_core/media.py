@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from .face import Colour, Picture
-from .media_writer import AI_COMMENT, FilePath, VideoWriter, check_output, exact_fps
+from .media_writer import AI_COMMENT, FilePath, VideoWriter, check_output
 
 __all__ = [
     "AI_COMMENT",
@@ -28,7 +28,6 @@ __all__ = [
     "FilePath",
     "VideoWriter",
     "check_output",
-    "exact_fps",
     "load_audio",
     "load_image",
     "parse_colour",

@@ -18,10 +18,9 @@ from av.video.reformatter import VideoReformatter
 
 from .audio import check_waveform, resample, to_mono
 from .face import Picture
+from .motion import exact_fps
 
 FilePath: TypeAlias = str | os.PathLike[str]
-
-MAXIMUM_FPS = 120
 
 AI_COMMENT = "AI-generated video (FLOAT talking portrait)"
 """Metadata comment of every video, so that a player or a platform can tell."""
@@ -69,19 +68,6 @@ def check_output(path: FilePath) -> Path:
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-
-
-def exact_fps(fps: float | Fraction) -> Fraction:
-    """Return a frame rate as a fraction: 29.97002997 becomes 30000/1001.
-
-    Raises:
-        ValueError: The rate is not from 1 to 120.
-    """
-    if not 1 <= fps <= MAXIMUM_FPS:
-        raise ValueError(
-            f"Expected 1 to {MAXIMUM_FPS} frames a second, got {fps}: 25 is what FLOAT was made at."
-        )
-    return Fraction(fps).limit_denominator(1001)
 
 
 class VideoWriter:

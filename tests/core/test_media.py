@@ -17,6 +17,7 @@ from PIL import Image
 
 from float_core import media
 from float_core.media import VideoWriter, load_audio, load_image
+from float_core.motion import exact_fps
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -356,7 +357,7 @@ def black(count: int, height: int = 32, width: int = 48) -> np.ndarray:
 )
 def test_frames_stand_at_their_times(fps, exact, tmp_path):
     found = write(tmp_path / "a.mp4", black(7), fps)
-    assert media.exact_fps(fps) == exact
+    assert exact_fps(fps) == exact
     assert found["video"]["start"] == 0
     for number, time in enumerate(found["times"]):
         assert float(time) == pytest.approx(float(number / exact), abs=1e-4)
@@ -507,7 +508,7 @@ def test_other_frames_are_refused(frames, tmp_path):
 
 @pytest.mark.parametrize("fps", [0, -25, 0.5, 121, float("nan"), float("inf")])
 def test_an_impossible_fps_is_refused(fps, tmp_path):
-    with pytest.raises(ValueError, match="1 to 120 frames a second"):
+    with pytest.raises(ValueError, match="fps from 1 to 120"):
         VideoWriter(tmp_path / "a.mp4", fps, (48, 32))
 
 
