@@ -1,0 +1,210 @@
+"""The stages of a clip, as every node runs them: one code path for several entrances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+import torch
+from comfy.model_management import intermediate_device
+from torch import Tensor
+
+from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
+from ..float_core.emotion import describe
+from ..float_core.face import Colour, CropSquare
+from ..float_core.motion import Motion
+from ..float_core.pipeline import DECODE_BATCH, Portrait, Speech, portrait_image
+from .conversions import (
+    BLACK,
+    check_image,
+    frames_of,
+    pictures_of,
+    to_device,
+    waveform_of,
+)
+from .networks import FloatModel, picture_bytes, sound_bytes
+from .progress import NodeProgress, watch
+
+Report = Callable[..., None]
+"""A callback of `NodeProgress.span`."""
+
+
+def encode_portrait(
+    model: FloatModel, image: Any, report: Report | None = None, background: Colour = BLACK
+) -> Portrait:
+    """Encode an IMAGE, a few pictures at a time.
+
+    Args:
+        model: The networks.
+        image: `(batch, height, width, 3 or 4)`; of another size than the model's it is scaled and,
+            where it is not square, filled up with the background.
+        report: Where progress goes; the node's whole bar where None.
+        background: Colour behind what is transparent or missing.
+
+    Raises:
+        ValueError: It is no IMAGE.
+    """
+    report = report or NodeProgress().span()
+    config = model.pipeline.config
+    pixels = _square_frames(check_image(image), config.image_size, background)
+    pipeline = model.load("motion_encoder", picture_bytes(config, DECODE_BATCH))
+    portraits = []
+    for begin in range(0, len(pixels), DECODE_BATCH):
+        report(begin, len(pixels))
+        encoded = pipeline.encode_portrait(pixels[begin : begin + DECODE_BATCH])
+        portraits.append(to_device(encoded, intermediate_device()))
+    report(len(pixels), len(pixels))
+    return _join(portraits)
+
+
+def encode_speech(model: FloatModel, audio: Any, report: Report | None = None) -> Speech:
+    """Encode an AUDIO.
+
+    Raises:
+        ValueError: There is no sound in it, or not enough.
+    """
+    report = report or NodeProgress().span()
+    waveform, sample_rate = waveform_of(audio)
+    samples = _model_samples(waveform, sample_rate)
+    pipeline = model.load("audio_encoder", sound_bytes(model.pipeline.config.speech, samples))
+    speech = pipeline.encode_speech(waveform, sample_rate, on_progress=report)
+    return to_device(speech, intermediate_device())
+
+
+def hear_emotion(model: FloatModel, audio: Any, report: Report | None = None) -> tuple[Tensor, str]:
+    """Hear the emotion of an AUDIO.
+
+    Returns:
+        The emotion, `(batch, 1, 7)`, and the probabilities as text, a line a recording.
+
+    Raises:
+        ValueError: There is no sound in it, or the weights have no emotion network.
+    """
+    report = report or NodeProgress().span()
+    waveform, sample_rate = waveform_of(audio)
+    samples = _model_samples(waveform, sample_rate)
+    pipeline = model.load("emotion_classifier", sound_bytes(model.pipeline.config.emotion, samples))
+    probabilities = pipeline.classify_emotion(waveform, sample_rate, on_progress=report)
+    probabilities = probabilities.to(intermediate_device())
+    return probabilities[:, None], "\n".join(map(describe, probabilities))
+
+
+def sample_motion(
+    model: FloatModel,
+    portrait: Portrait,
+    speech: Speech,
+    emotion: Tensor,
+    options: SamplingOptions,
+    report: Report | None = None,
+) -> Motion:
+    """Sample motion.
+
+    Raises:
+        ValueError: Portrait, speech or emotion come from another model or do not fit each other.
+    """
+    report = report or NodeProgress().span()
+    config = model.pipeline.config
+    _require_width("portrait", portrait.motion, config.latent_dim, "Encode Portrait (FLOAT)")
+    _require_width("speech", speech.embedding, config.speech_dim, "Encode Speech (FLOAT)")
+    pipeline = model.load("flow_transformer")
+    motion = pipeline.sample(portrait, speech, emotion, options, on_progress=report)
+    return to_device(motion, intermediate_device())
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """Frames to come of one clip or several of equal length.
+
+    Attributes:
+        count: Number of clips.
+        frames: Frames of each.
+        fps: Frames a second.
+        chunks: All frames in order, clip after clip, in [-1, 1], each `(b, 3, side, side)`.
+    """
+
+    count: int
+    frames: int
+    fps: Fraction
+    chunks: Iterator[Tensor]
+
+    def __iter__(self) -> Iterator[Iterator[Tensor]]:
+        """Yield the chunks of each clip; read one to its end before the next."""
+        for _ in range(self.count):
+            yield self._next_clip()
+
+    def _next_clip(self) -> Iterator[Tensor]:
+        done = 0
+        while done < self.frames:
+            chunk = next(self.chunks)
+            done += len(chunk)
+            yield chunk
+
+
+def decode_motion(
+    model: FloatModel,
+    portrait: Portrait,
+    motion: Motion,
+    fps: float,
+    report: Report | None = None,
+) -> Clips:
+    """Prepare the decoding of motion; frames are computed as they are read.
+
+    Raises:
+        ValueError: Portrait or motion come from another model or do not fit each other, or the
+            rate is out of range.
+    """
+    report = report or NodeProgress().span()
+    config = model.pipeline.config
+    _require_portrait(portrait, config)
+    _require_width("motion", motion.latents, config.latent_dim, "Sample Motion (FLOAT)")
+    motion = motion.at_fps(fps)
+    count = max(portrait.batch, len(motion.latents))
+    pipeline = model.load("motion_decoder", picture_bytes(config, DECODE_BATCH))
+    chunks = watch(pipeline.decode(portrait, motion), count * motion.frames, report)
+    return Clips(count, motion.frames, motion.fps, chunks)
+
+
+def _square_frames(image: Tensor, side: int, background: Colour) -> Tensor:
+    """Return `(batch, 3, side, side)` in [-1, 1]; untouched where the size fits already."""
+    if image.shape[1:] == (side, side, 3):
+        return frames_of(image)
+    whole = CropSquare.whole(image.shape[2], image.shape[1])
+    pictures = pictures_of(image, background)
+    cuts = [portrait_image(whole.cut(picture, side, background)) for picture in pictures]
+    return torch.cat(cuts).contiguous()
+
+
+def _join(portraits: list[Portrait]) -> Portrait:
+    if len(portraits) == 1:
+        return portraits[0]
+    columns = [[getattr(p, field.name) for p in portraits] for field in fields(Portrait)]
+    identity, coefficients, motion, features = columns
+    maps = tuple(torch.cat(level) for level in zip(*features, strict=True))
+    return Portrait(torch.cat(identity), torch.cat(coefficients), torch.cat(motion), maps)
+
+
+def _model_samples(waveform: Tensor, sample_rate: int) -> int:
+    """Return the samples of a batch at the rate of the networks, for the memory estimate."""
+    samples = waveform.shape[0] * waveform.shape[-1]
+    return samples * SPEECH_SAMPLE_RATE // max(1, sample_rate)
+
+
+def _require_width(what: str, value: Tensor, width: int, node: str) -> None:
+    if value.shape[-1] != width:
+        raise ValueError(
+            f"Expected a {what} of this model, {width} numbers wide, got {value.shape[-1]}: "
+            f"connect the same Load Model (FLOAT) to {node} and to this node."
+        )
+
+
+def _require_portrait(portrait: Portrait, config: FloatConfig) -> None:
+    _require_width("portrait", portrait.identity, config.latent_dim, "Encode Portrait (FLOAT)")
+    shapes = tuple(tuple(feature.shape[1:3]) for feature in portrait.features)
+    expected = tuple(zip(config.channels[1:], config.sides[1:], strict=True))
+    if shapes != expected:
+        raise ValueError(
+            f"Expected a portrait of this model, {config.image_size} pixels wide, got another "
+            "model's: connect the same Load Model (FLOAT) to Encode Portrait (FLOAT) and this node."
+        )
