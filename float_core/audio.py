@@ -75,7 +75,9 @@ def check_waveform(waveform: torch.Tensor, sample_rate: int) -> None:
             f"Expected at least {float(MINIMUM_SECONDS)} s of sound, got {samples} samples at "
             f"{sample_rate} Hz ({samples / sample_rate:.3f} s): give a longer recording."
         )
-    if not bool(torch.isfinite(waveform).all()):
+    # Both keep NaN and infinity, and unlike a test of each sample need no memory.
+    span = waveform.amax(dim=(1, 2)) - waveform.amin(dim=(1, 2))
+    if not bool(torch.isfinite(span).all()):
         raise ValueError(
             "Expected finite samples, got NaN or infinity in the waveform: "
             "export the recording again, or cut the broken part."
@@ -91,7 +93,8 @@ def _check_rate(sample_rate: int) -> None:
         )
 
 
-def _warn_if_silent(waveform: torch.Tensor) -> None:
+def warn_if_silent(waveform: torch.Tensor) -> None:
+    """Log a warning where a sound, `(batch, channels, samples)`, is silent."""
     span = waveform.amax(dim=(1, 2)) - waveform.amin(dim=(1, 2))
     silent = int((span < SILENCE_RANGE).sum())
     if silent:
@@ -164,7 +167,7 @@ def prepare_speech(waveform: torch.Tensor, sample_rate: int) -> torch.Tensor:
         ValueError: The sound is refused by `check_waveform`.
     """
     check_waveform(waveform, sample_rate)
-    _warn_if_silent(waveform)
+    warn_if_silent(waveform)
     return resample(to_mono(waveform), sample_rate, SPEECH_SAMPLE_RATE)
 
 
@@ -207,6 +210,45 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
             beta=FILTER_BETA,
         )
     return resampled.to(waveform)
+
+
+def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
+    """Return how many samples `resample` gives for so many."""
+    step_in, step_out = _reduced(from_rate, to_rate)
+    return -(-samples * step_out // step_in)
+
+
+def resampling_margin(from_rate: int, to_rate: int) -> int:
+    """Return how many whole periods of the two rates the filter reaches to either side."""
+    step_in, step_out = _reduced(from_rate, to_rate)
+    return 0 if from_rate == to_rate else _reach(step_in, step_out) // step_in + 2
+
+
+def resample_part(
+    waveform: torch.Tensor, from_rate: int, to_rate: int, start: int, stop: int
+) -> torch.Tensor:
+    """Return some samples of what `resample` would give, reading only the sound they depend on.
+
+    Args:
+        waveform: The whole sound, `(…, samples)`.
+        from_rate: Samples a second that came.
+        to_rate: Samples a second wanted.
+        start: First sample wanted, at `to_rate`.
+        stop: One past the last one; cut at the end of the sound.
+
+    Returns:
+        `(…, stop - start)` at most, as `resample` gives them to 1e-6.
+    """
+    step_in, step_out = _reduced(from_rate, to_rate)
+    stop = min(stop, resampled_length(waveform.shape[-1], from_rate, to_rate))
+    if start >= stop or from_rate == to_rate:
+        return _precise(waveform[..., start : max(start, stop)])
+    # Cut at whole periods of the two rates, so that every sample keeps its phase.
+    margin = resampling_margin(from_rate, to_rate)
+    first = max(start // step_out - margin, 0)
+    last = -(-stop // step_out) + margin
+    part = resample(waveform[..., first * step_in : last * step_in], from_rate, to_rate)
+    return part[..., start - first * step_out : stop - first * step_out]
 
 
 @cache

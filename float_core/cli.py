@@ -120,6 +120,10 @@ def _add_talk(commands: argparse._SubParsersAction[_OneSentenceParser]) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="precision")
+    machine.add_argument("--batch-size", type=int, metavar="N", help="frames decoded at once")
+    machine.add_argument(
+        "--whole-speech", action="store_true", help="hear speech beyond a minute at once (memory)"
+    )
     parser.set_defaults(run=_talk)
 
 
@@ -173,6 +177,8 @@ def _talk(parsed: argparse.Namespace) -> None:
         crop=not parsed.no_crop,
         margin=parsed.margin,
         background=parsed.background,
+        batch_size=parsed.batch_size,
+        encoding="whole" if parsed.whole_speech else "auto",
     )
     device = _device(parsed.device)
     dtype = DTYPES.get(parsed.dtype)

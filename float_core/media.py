@@ -7,7 +7,7 @@ public names are found here).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MINIMUM_SIDE = 16
+_GATHERED_FRAMES = 1000
+_NOTHING = np.empty((0, 0), np.float32)
 MAXIMUM_PIXELS = 300_000_000
 """Largest accepted picture; beyond it a small file may be made to fill the memory."""
 
@@ -167,24 +169,47 @@ def load_audio(path: FilePath) -> tuple[torch.Tensor, int]:
                     f"Expected a recording, got {path}, which has no sound track: "
                     "give a file with sound."
                 )
-            frames = list(_decoded(container, path))
+            waveform, rate = _joined(_decoded(container, path), path)
     except av.FFmpegError as error:
         raise ValueError(
             f"Expected a recording, got {path}, which FFmpeg cannot read ({error.strerror}): "
             "save it as WAV, FLAC or MP3."
         ) from error
-    if not frames:
-        raise ValueError(
-            f"Expected a recording, got {path}, whose sound track is empty or broken: "
-            "give at least 0.1 s of sound."
-        )
-    if len({(rate, len(samples)) for rate, samples in frames}) > 1:
+    return torch.from_numpy(waveform)[None], rate
+
+
+def _joined(
+    frames: Iterable[tuple[int, npt.NDArray[np.float32]]], path: Path
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Join a track's frames, `(channels, samples)`, holding a long sound once and not twice."""
+    kinds: set[tuple[int, int]] = set()
+    blocks: list[npt.NDArray[np.float32]] = []
+    gathered: list[npt.NDArray[np.float32]] = []
+    for rate, samples in frames:
+        kinds.add((rate, len(samples)))
+        gathered.append(samples)
+        if len(kinds) == 1 and len(gathered) == _GATHERED_FRAMES:
+            blocks.append(np.concatenate(gathered, axis=1))
+            gathered = []
+    if len(kinds) > 1:
         raise ValueError(
             f"Expected one sample rate and number of channels, got several in {path}: "
             "save it again as WAV."
         )
-    waveform = np.concatenate([samples for _, samples in frames], axis=1)
-    return torch.from_numpy(waveform)[None], frames[0][0]
+    if not kinds:
+        raise ValueError(
+            f"Expected a recording, got {path}, whose sound track is empty or broken: "
+            "give at least 0.1 s of sound."
+        )
+    blocks.extend(gathered)
+    ((rate, channels),) = kinds
+    joined = np.empty((channels, sum(block.shape[1] for block in blocks)), np.float32)
+    position = 0
+    for index, block in enumerate(blocks):
+        joined[:, position : position + block.shape[1]] = block
+        position += block.shape[1]
+        blocks[index] = _NOTHING  # what is copied is given back at once
+    return joined, rate
 
 
 def _decoded(container: Any, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:

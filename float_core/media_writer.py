@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from av.video.reformatter import VideoReformatter
 
-from .audio import check_waveform, resample, to_mono
+from .audio import check_waveform, resample_part, to_mono
 from .face import Picture
 from .motion import exact_fps
 
@@ -31,6 +31,7 @@ _AAC_RATES = (32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 """Rates kept as they come. AAC can hold lower ones, but its last frame, always 1024 samples when
 decoded, would then outlast the video by more than a picture."""
 _AAC_OTHER_RATE = 48_000
+_STRETCH_SECONDS = 10
 _AAC_BITS_PER_CHANNEL = 128_000
 
 
@@ -231,16 +232,14 @@ class VideoWriter:
 
 
 def _playable(waveform: torch.Tensor, sample_rate: int) -> tuple[torch.Tensor, int]:
-    """Return the sound as AAC can hold it: `(channels, samples)` of 1 or 2, and its rate."""
+    """Return the sound of one video, `(channels, samples)` with 1 or 2 channels, and its rate."""
     check_waveform(waveform, sample_rate)
     if waveform.shape[0] != 1:
         raise ValueError(f"Expected the sound of one video, got a batch of {waveform.shape[0]}.")
     sound = waveform[0].detach().cpu().float()
     if sound.shape[0] > 2:
         sound = to_mono(waveform.detach().cpu())
-    if sample_rate not in _AAC_RATES:
-        sound, sample_rate = resample(sound, sample_rate, _AAC_OTHER_RATE), _AAC_OTHER_RATE
-    return sound.clamp(-1, 1).contiguous(), sample_rate
+    return sound, sample_rate
 
 
 class _Soundtrack:
@@ -248,12 +247,14 @@ class _Soundtrack:
 
     def __init__(self, container: Any, sound: torch.Tensor, sample_rate: int) -> None:
         self._container = container
-        self._samples = sound.numpy()  # (channels, samples)
-        self._rate = sample_rate
+        self._sound = sound  # (channels, samples)
+        self._source_rate = sample_rate
+        self._rate = sample_rate if sample_rate in _AAC_RATES else _AAC_OTHER_RATE
         self._position = 0
-        self._layout = "mono" if len(self._samples) == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=sample_rate, layout=self._layout)
-        self._stream.codec_context.bit_rate = _AAC_BITS_PER_CHANNEL * len(self._samples)
+        self._ready = np.empty((len(sound), 0), np.float32)  # resampled, from _position on
+        self._layout = "mono" if len(sound) == 1 else "stereo"
+        self._stream = container.add_stream("aac", rate=self._rate, layout=self._layout)
+        self._stream.codec_context.bit_rate = _AAC_BITS_PER_CHANNEL * len(sound)
 
     def write_until(self, seconds: Fraction) -> None:
         """Encode all whole AAC frames that end before this time."""
@@ -269,11 +270,22 @@ class _Soundtrack:
         self._container.mux(self._stream.encode(None))
 
     def _encode(self, samples: int) -> None:
-        piece = self._samples[:, self._position : self._position + samples]
-        piece = np.pad(piece, ((0, 0), (0, samples - piece.shape[1])))
+        piece = np.ascontiguousarray(self._next(samples))
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=self._layout)
         frame.sample_rate = self._rate
         frame.pts = self._position
         frame.time_base = Fraction(1, self._rate)
         self._position += samples
         self._container.mux(self._stream.encode(frame))
+
+    def _next(self, samples: int) -> npt.NDArray[np.float32]:
+        """Return the next samples, `(channels, samples)`, with silence after the sound's end."""
+        if self._ready.shape[1] < samples:
+            # A stretch at a time: a long sound is never held a second time.
+            stretch = max(samples, _STRETCH_SECONDS * self._rate)
+            start, stop = self._position, self._position + stretch
+            part = resample_part(self._sound, self._source_rate, self._rate, start, stop)
+            made = part.clamp(-1, 1).numpy()
+            self._ready = np.pad(made, ((0, 0), (0, stop - start - made.shape[1])))
+        piece, self._ready = self._ready[:, :samples], self._ready[:, samples:]
+        return piece

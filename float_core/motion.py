@@ -63,17 +63,61 @@ class Motion:
         rate = exact_fps(fps)
         if rate == self.fps:
             return self
-        count = math.ceil(self.frames * rate / self.fps)
-        step = self.fps / rate
-        positions = [min(k * step, Fraction(self.frames - 1)) for k in range(count)]
+        converter = FpsConverter(self.fps, rate)
+        parts = [converter.push(self.latents), converter.finish()]
+        return Motion(torch.cat(parts, dim=1), rate)
+
+
+class FpsConverter:
+    """Brings a motion that comes in parts to another rate; together they equal `Motion.at_fps`."""
+
+    def __init__(self, source: Fraction, target: Fraction) -> None:
+        """Start at the first frame.
+
+        Args:
+            source: Frames a second that come.
+            target: Frames a second wanted.
+        """
+        self._step = source / target
+        self._ratio = target / source
+        self._held: Tensor | None = None
+        self._first = 0  # index of the first frame held
+        self._made = 0
+
+    def push(self, latents: Tensor) -> Tensor:
+        """Take the next frames, (batch, frames, latent_dim), and return those that are decided."""
+        held = latents if self._held is None else torch.cat((self._held, latents), dim=1)
+        last = self._first + held.shape[1] - 1
+        # A frame between two samples waits for the second one.
+        made = self._between(held, math.floor(last / self._step) + 1)
+        keep = min(math.floor(self._made * self._step), last) - self._first
+        self._held = held[:, keep:]
+        self._first += keep
+        return made
+
+    def finish(self) -> Tensor:
+        """Return the remaining frames, the last sample held to the end of the clip.
+
+        Raises:
+            ValueError: Nothing was pushed.
+        """
+        if self._held is None:
+            raise ValueError("Expected motion to convert, got none.")
+        frames = self._first + self._held.shape[1]
+        return self._between(self._held, math.ceil(frames * self._ratio))
+
+    def _between(self, held: Tensor, stop: int) -> Tensor:
+        """Make the frames up to `stop` by linear interpolation between the samples held."""
+        last = held.shape[1] - 1
+        positions = [
+            min(k * self._step - self._first, Fraction(last)) for k in range(self._made, stop)
+        ]
+        self._made = max(self._made, stop)
         lower = [math.floor(position) for position in positions]
         shares = [float(position - low) for position, low in zip(positions, lower, strict=True)]
-        device = self.latents.device
-        index = torch.tensor(lower, device=device)
-        share = torch.tensor(shares, dtype=self.latents.dtype, device=device)[:, None]
-        start = self.latents[:, index]
-        end = self.latents[:, (index + 1).clamp(max=self.frames - 1)]
-        return Motion(torch.lerp(start, end, share), rate)
+        index = torch.tensor(lower, dtype=torch.long, device=held.device)
+        share = torch.tensor(shares, dtype=held.dtype, device=held.device)[:, None]
+        return torch.lerp(held[:, index], held[:, (index + 1).clamp(max=last)], share)
 
 
 @dataclass(frozen=True, slots=True)

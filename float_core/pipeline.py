@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
@@ -14,17 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from . import sampling
-from .audio import frame_count, normalise, prepare_speech
+from .audio import frame_count, warn_if_silent
+from .batches import BatchSize, decode_in_batches
 from .checkpoint import CheckpointError, Weights, open_weights
 from .checkpoint_layouts import NetworkName
-from .config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
+from .config import FloatConfig, SamplingOptions
 from .emotion import check_track
+from .long_speech import (
+    WHOLE_SECONDS,
+    Encoding,
+    LiveSpeech,
+    Piece,
+    PreparedSpeech,
+    live_pieces,
+    plan_pieces,
+)
 from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
 from .modules.flow_transformer import FlowTransformer
 from .modules.motion_decoder import MotionDecoder
 from .modules.motion_encoder import MotionEncoder
-from .motion import Motion, MotionBasis
+from .motion import FpsConverter, Motion, MotionBasis, exact_fps
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -223,38 +233,68 @@ class FloatPipeline:
 
     @torch.inference_mode()
     def encode_speech(
-        self, waveform: Tensor, sample_rate: int, on_progress: Progress | None = None
+        self,
+        waveform: Tensor,
+        sample_rate: int,
+        on_progress: Progress | None = None,
+        encoding: Encoding = "auto",
     ) -> Speech:
-        """Encode speech.
+        """Encode speech: at once up to a minute, beyond that in pieces that overlap.
 
         Args:
             waveform: Sound in [-1, 1], (batch, channels, samples).
             sample_rate: Its rate in Hz.
             on_progress: Called with the transformer layers done and their number.
+            encoding: "whole" encodes at once at any length.
 
         Raises:
             ValueError: The waveform is empty, too short, not finite or of another shape.
             ImportError: transformers does not load.
         """
-        speech = prepare_speech(waveform, sample_rate)
-        samples = speech.shape[-1]
-        embedding = self.audio_encoder(
-            _like(self.audio_encoder, normalise(speech)),
-            frame_count(samples, self.config.fps),
-            _each_layer(on_progress, self.config.speech.layers),
-        )
-        return Speech(_precise(embedding), samples / SPEECH_SAMPLE_RATE)
+        sound = PreparedSpeech(waveform, sample_rate)
+        warn_if_silent(waveform)
+        pieces = self._pieces(sound, encoding)
+        steps = _count_calls(on_progress, len(pieces) * self.config.speech.layers)
+        embedding = torch.cat([self._embed(sound, piece, steps) for piece in pieces], dim=1)
+        return Speech(embedding, sound.seconds)
+
+    def _pieces(self, sound: PreparedSpeech, encoding: Encoding) -> list[Piece]:
+        """Return the stretches of a whole sound that are encoded together."""
+        fps = self.config.fps
+        frames = frame_count(sound.samples, fps)
+        if encoding == "whole" or sound.seconds <= WHOLE_SECONDS:
+            return [Piece(0, 0, frames, frames)]
+        return list(plan_pieces(frames, fps, self.config.transformer.window_frames))
+
+    def _embed(
+        self,
+        sound: PreparedSpeech | LiveSpeech,
+        piece: Piece,
+        on_step: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Encode one piece of speech and keep its own frames, (batch, frames, speech_dim)."""
+        span = self.config.samples_per_frame
+        part = sound.part(piece.first * span, piece.last * span)
+        network = self.audio_encoder
+        layers = None if on_step is None else lambda _index, _output: on_step()
+        embedding = network(_like(network, part), piece.last - piece.first, layers)
+        return _precise(embedding[:, piece.start - piece.first : piece.stop - piece.first])
 
     @torch.inference_mode()
     def classify_emotion(
-        self, waveform: Tensor, sample_rate: int, on_progress: Progress | None = None
+        self,
+        waveform: Tensor,
+        sample_rate: int,
+        on_progress: Progress | None = None,
+        encoding: Encoding = "auto",
     ) -> Tensor:
-        """Hear the emotion of speech.
+        """Hear the emotion of speech; beyond a minute in pieces, whose frames count alike.
 
         Args:
             waveform: Sound in [-1, 1], (batch, channels, samples).
             sample_rate: Its rate in Hz.
             on_progress: Called with the transformer layers done and their number.
+            encoding: As for `encode_speech`.
 
         Returns:
             Probabilities in the order of `emotion.EMOTIONS`, (batch, 7).
@@ -264,11 +304,18 @@ class FloatPipeline:
             CheckpointError: The weights have no emotion network.
             ImportError: transformers does not load.
         """
-        speech = normalise(prepare_speech(waveform, sample_rate))
+        sound = PreparedSpeech(waveform, sample_rate)
         network = self.emotion_classifier
-        logits = network(
-            _like(network, speech), _each_layer(on_progress, self.config.emotion.layers)
-        )
+        pieces = self._pieces(sound, encoding)
+        steps = _count_calls(on_progress, len(pieces) * self.config.emotion.layers)
+        layers = None if steps is None else lambda _index, _output: steps()
+        span = self.config.samples_per_frame
+        total: Tensor | float = 0.0
+        for piece in pieces:
+            part = _like(network, sound.part(piece.first * span, piece.last * span))
+            own = slice((piece.start - piece.first) * span, (piece.stop - piece.first) * span)
+            total = total + network.mean_hidden(part, own, layers) * (piece.stop - piece.start)
+        logits = network.classifier(total / sum(p.stop - p.start for p in pieces))
         return _precise(logits).softmax(-1)
 
     @torch.inference_mode()
@@ -301,27 +348,41 @@ class FloatPipeline:
         count = -(-speech.frames // shape.window_frames)
         steps = _count_calls(on_progress, count * (options.time_points - 1))
         starts = self._noise(options.seed, noise, batch, count)
-        track = check_track(emotion, speech.frames).expand(-1, speech.frames, -1)
-        windows = zip(
-            self._windows(speech.embedding, batch),
-            self._windows(track, batch),
-            starts,
-            strict=False,
-        )
-        motion = sampling.sample_windows(
+        track = check_track(emotion, speech.frames)
+        windows = self._windows([speech.embedding], track, starts, batch)
+        motion = self._sample_windows(portrait, windows, options, batch, steps)
+        return Motion(torch.cat(list(motion), dim=1), Fraction(self.config.fps))
+
+    def _sample_windows(
+        self,
+        portrait: Portrait,
+        windows: Iterable[sampling.Window],
+        options: SamplingOptions,
+        batch: int,
+        on_step: Callable[[], None] | None,
+    ) -> Iterator[Tensor]:
+        return sampling.sample_windows(
             self._velocity_field,
             _expand(self._state(portrait.motion), batch),
             windows,
             options,
-            shape.context_frames,
-            steps,
+            self.config.transformer.context_frames,
+            on_step,
         )
-        latents = torch.cat(list(motion), dim=1)[:, : speech.frames]
-        return Motion(latents, Fraction(self.config.fps))
 
-    def _windows(self, track: Tensor, batch: int) -> Iterator[Tensor]:
-        for window in sampling.split_windows(track, self.config.transformer.window_frames):
-            yield _expand(self._state(window), batch)
+    def _windows(
+        self, embeddings: Iterable[Tensor], emotion: Tensor, starts: Iterator[Tensor], batch: int
+    ) -> Iterator[sampling.Window]:
+        """Cut speech that comes in parts, each (batch, frames, speech_dim), into windows."""
+        frames = self.config.transformer.window_frames
+        for index, (speech, own) in enumerate(sampling.split_windows(embeddings, frames)):
+            felt = sampling.window_of(emotion, index * frames, frames)
+            yield sampling.Window(
+                speech=_expand(self._state(speech), batch),
+                emotion=_expand(self._state(felt), batch),
+                noise=next(starts),
+                frames=own,
+            )
 
     def _noise(self, seed: int, noise: Tensor | None, batch: int, count: int) -> Iterator[Tensor]:
         frames, width = self.config.transformer.window_frames, self.config.latent_dim
@@ -378,17 +439,121 @@ class FloatPipeline:
         Raises:
             ValueError: The batches do not fit each other.
         """
-        size = DECODE_BATCH if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"Expected a batch size of 1 or more frames, got {size}.")
+        size = self._batch_size(batch_size)
         batch = _common_batch(portrait=portrait.batch, motion=len(motion.latents))
         for item in range(batch):
-            own = min(item, portrait.batch - 1)
-            features = [_like(self.motion_decoder, f[own, None]) for f in portrait.features]
-            latents = motion.latents[min(item, len(motion.latents) - 1)]
-            latents = latents + portrait.identity[own].to(latents)
-            for chunk in torch.split(latents, size):
-                yield _precise(self.motion_decoder(_like(self.motion_decoder, chunk), features))
+            draw = self._artist(portrait, min(item, portrait.batch - 1))
+            yield from decode_in_batches(
+                draw, motion.latents[min(item, len(motion.latents) - 1)], size
+            )
+
+    def _batch_size(self, asked: int | None) -> BatchSize:
+        if asked is not None and asked < 1:
+            raise ValueError(f"Expected a batch size of 1 or more frames, got {asked}.")
+        return BatchSize(asked or DECODE_BATCH)
+
+    def _artist(self, portrait: Portrait, item: int) -> Callable[[Tensor], Tensor]:
+        """Return what turns motion, (b, latent_dim), into one portrait's frames."""
+        network = self.motion_decoder
+        features = [_like(network, feature[item, None]) for feature in portrait.features]
+        identity = portrait.identity[item]
+
+        def draw(latents: Tensor) -> Tensor:
+            latents = _like(network, latents + identity.to(latents))
+            return _precise(network(latents, features))
+
+        return draw
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        portrait: Portrait,
+        sound: Tensor | Iterable[Tensor],
+        sample_rate: int,
+        emotion: Tensor,
+        options: SamplingOptions | None = None,
+        *,
+        fps: float | Fraction | None = None,
+        batch_size: int | None = None,
+        encoding: Encoding = "auto",
+        lookahead_seconds: float = 0.4,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the frames of a speech window by window, while later ones are still to be made.
+
+        Memory does not grow with the speech. Of a whole sound, the frames are those of
+        `encode_speech`, `sample`, `at_fps` and `decode`. A live sound is heard in windows (2 s) as
+        it comes, each encoded with what went before and `lookahead_seconds` of what follows, and
+        normalised by what was heard so far: a frame comes at most one window, the lookahead and
+        the time of computing after its sound.
+
+        Args:
+            portrait: One portrait.
+            sound: A whole sound in [-1, 1], (1, channels, samples), or a live one: an iterator of
+                such stretches, each 0.1 s or more.
+            sample_rate: Its rate in Hz.
+            emotion: Constant, or frame by frame of a whole sound, (1, 1 or frames, 7).
+            options: Time points, solver, guidance scales, seed.
+            fps: Frames a second of the video, 1 to 120; the model's own where None.
+            batch_size: Frames decoded at once.
+            encoding: As for `encode_speech`; of no effect on a live sound.
+            lookahead_seconds: How far beyond a window a live sound is heard first, 0 or more.
+            on_step: Called after each layer of the speech network and each solver step; stops the
+                work when it raises.
+
+        Yields:
+            Frames as `decode` yields them, (b, 3, S, S).
+
+        Raises:
+            ValueError: As `encode_speech` and `sample`; or there is more than one portrait.
+        """
+        options = options or SamplingOptions()
+        _require_one(portrait=portrait.batch, emotion=len(emotion))
+        if isinstance(sound, Tensor):
+            embeddings = self._whole_embeddings(sound, sample_rate, emotion, encoding, on_step)
+        else:
+            check_track(emotion, 1)
+            embeddings = self._live_embeddings(sound, sample_rate, lookahead_seconds, on_step)
+        starts = self._noise(options.seed, None, 1, 0)
+        windows = self._windows(embeddings, emotion, starts, 1)
+        draw, size = self._artist(portrait, 0), self._batch_size(batch_size)
+        converter = FpsConverter(
+            Fraction(self.config.fps), exact_fps(self.config.fps if fps is None else fps)
+        )
+        for latents in self._sample_windows(portrait, windows, options, 1, on_step):
+            yield from decode_in_batches(draw, converter.push(latents)[0], size)
+        yield from decode_in_batches(draw, converter.finish()[0], size)
+
+    def _whole_embeddings(
+        self,
+        waveform: Tensor,
+        sample_rate: int,
+        emotion: Tensor,
+        encoding: Encoding,
+        on_step: Callable[[], None] | None,
+    ) -> Iterator[Tensor]:
+        sound = PreparedSpeech(waveform, sample_rate)
+        warn_if_silent(waveform)
+        _require_one(speech=len(waveform))
+        check_track(emotion, frame_count(sound.samples, self.config.fps))
+        pieces = self._pieces(sound, encoding)
+        return (self._embed(sound, piece, on_step) for piece in pieces)
+
+    def _live_embeddings(
+        self,
+        stretches: Iterable[Tensor],
+        sample_rate: int,
+        lookahead_seconds: float,
+        on_step: Callable[[], None] | None,
+    ) -> Iterator[Tensor]:
+        if lookahead_seconds < 0:
+            raise ValueError(f"Expected a lookahead of 0 s or more, got {lookahead_seconds}.")
+        fps = self.config.fps
+        sound = LiveSpeech(stretches, sample_rate)
+        pieces = live_pieces(
+            sound, fps, self.config.transformer.window_frames, round(lookahead_seconds * fps)
+        )
+        return (self._embed(sound, piece, on_step) for piece in pieces)
 
 
 def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
@@ -431,10 +596,9 @@ def _common_batch(**sizes: int) -> int:
     return batch
 
 
-def _each_layer(on_progress: Progress | None, layers: int) -> Callable[[int, Tensor], None] | None:
-    if on_progress is None:
-        return None
-    return lambda index, _output: on_progress(index + 1, layers)
+def _require_one(**sizes: int) -> None:
+    if _common_batch(**sizes) != 1:
+        raise ValueError("Expected one portrait and one speech to stream: stream each by itself.")
 
 
 def _count_calls(on_progress: Progress | None, total: int) -> Callable[[], None] | None:

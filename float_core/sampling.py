@@ -242,25 +242,68 @@ def draw_noise(seed: int, frames: int, width: int) -> Iterator[Tensor]:
         yield torch.randn(1, frames, width, generator=generator)
 
 
-def split_windows(track: Tensor, frames: int) -> Iterator[Tensor]:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one window of motion is sampled from, without what came before it.
+
+    Attributes:
+        speech: Speech embedding, (batch, window, speech_dim).
+        emotion: Emotion of each frame, (batch, window, 7).
+        noise: State at time 0, (batch, window, latent_dim).
+        frames: Frames of the clip in it; fewer than the window's in the last one only.
+    """
+
+    speech: Tensor
+    emotion: Tensor
+    noise: Tensor
+    frames: int
+
+
+def split_windows(chunks: Iterable[Tensor], frames: int) -> Iterator[tuple[Tensor, int]]:
     """Cut a track into windows; the last one is filled up by repeating its last frame.
 
     Args:
-        track: (batch, any number of frames, width).
+        chunks: The track in parts of any length, each (batch, frames, width); read as needed.
         frames: Frames of a window.
 
     Yields:
+        A window, (batch, frames, width), and how many of its frames are the track's own.
+    """
+    rest: Tensor | None = None
+    for chunk in chunks:
+        track = chunk if rest is None else torch.cat((rest, chunk), dim=1)
+        *whole, rest = torch.split(track, frames, dim=1)
+        if rest.shape[1] == frames:
+            whole, rest = [*whole, rest], None
+        for window in whole:
+            yield window, frames
+    if rest is not None:
+        yield _filled_up(rest, frames), rest.shape[1]
+
+
+def window_of(track: Tensor, start: int, frames: int) -> Tensor:
+    """Cut one window out of a track that may be constant.
+
+    Args:
+        track: (batch, 1 or frames of the clip, width).
+        start: First frame.
+        frames: Frames of the window; beyond the track its last frame is repeated.
+
+    Returns:
         (batch, frames, width).
     """
-    for window in torch.split(track, frames, dim=1):
-        missing = frames - window.shape[1]
-        yield torch.cat((window, window[:, -1:].expand(-1, missing, -1)), dim=1)
+    return _filled_up(track[:, min(start, track.shape[1] - 1) :][:, :frames], frames)
+
+
+def _filled_up(window: Tensor, frames: int) -> Tensor:
+    missing = frames - window.shape[1]
+    return torch.cat((window, window[:, -1:].expand(-1, missing, -1)), dim=1)
 
 
 def sample_windows(
     field: VelocityField,
     reference: Tensor,
-    windows: Iterable[tuple[Tensor, Tensor, Tensor]],
+    windows: Iterable[Window],
     options: SamplingOptions,
     context_frames: int,
     on_step: Callable[[], None] | None = None,
@@ -270,38 +313,37 @@ def sample_windows(
     Args:
         field: The network.
         reference: The portrait's own motion, (batch, latent_dim).
-        windows: For each window its speech (batch, frames, speech_dim), its emotion
-            (batch, frames, 7) and the noise it starts from (batch, frames, latent_dim).
+        windows: The windows in order; read as needed.
         options: Time points, solver and guidance scales.
         context_frames: Frames of the previous window that a window sees; zeros at the first.
         on_step: Called after each solver step; stops the sampling when it raises.
 
     Yields:
-        Motion of each window, (batch, frames, latent_dim).
+        Motion of each window's own frames, (batch, frames, latent_dim).
     """
     grid = time_grid(options.time_points, reference)
     previous: tuple[Tensor, Tensor, Tensor] | None = None
-    for speech, emotion, noise in windows:
+    for window in windows:
         if previous is None:
             # Before the clip there is no motion and no speech, but its first frame's emotion.
             previous = (
-                torch.zeros_like(noise[:, -context_frames:]),
-                torch.zeros_like(speech[:, -context_frames:]),
-                emotion[:, :1].expand(-1, context_frames, -1),
+                torch.zeros_like(window.noise[:, -context_frames:]),
+                torch.zeros_like(window.speech[:, -context_frames:]),
+                window.emotion[:, :1].expand(-1, context_frames, -1),
             )
         condition = WindowCondition(
             reference=reference,
             previous_motion=previous[0],
             previous_speech=previous[1],
-            speech=speech,
-            emotion=torch.cat((previous[2], emotion), dim=1),
+            speech=window.speech,
+            emotion=torch.cat((previous[2], window.emotion), dim=1),
         )
         branches = guidance_branches(options, emotion_given=bool(condition.emotion.any()))
         velocity = guided_velocity(field, condition, branches)
-        motion = integrate(velocity, noise, grid, options.solver, on_step)
-        yield motion
+        motion = integrate(velocity, window.noise, grid, options.solver, on_step)
+        yield motion[:, : window.frames]
         previous = (
             motion[:, -context_frames:],
-            speech[:, -context_frames:],
-            emotion[:, -context_frames:],
+            window.speech[:, -context_frames:],
+            window.emotion[:, -context_frames:],
         )

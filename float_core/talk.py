@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 
 from torch import Tensor
 
-from .audio import check_waveform
-from .config import SamplingOptions
+from .audio import check_waveform, frame_count, resampled_length
+from .config import SPEECH_SAMPLE_RATE, SamplingOptions
 from .emotion import EMOTIONS, describe, one_hot
 from .face import (
     DEFAULT_MARGIN,
@@ -24,9 +26,12 @@ from .face import (
     find_yunet_model,
     frame_portrait,
 )
+from .long_speech import Encoding
 from .media import VideoWriter, check_output, load_audio, load_image, parse_colour
 from .motion import exact_fps
+from .pace import Pace
 from .pipeline import FloatPipeline, frame_bytes, portrait_image
+from .writer_thread import WriterThread
 
 FROM_SPEECH = "speech"
 """The choice of emotion that is heard from the recording."""
@@ -44,6 +49,8 @@ class TalkOptions:
         crop: False takes the whole picture as the portrait.
         margin: Half side of the crop over half the longer side of the face.
         background: Colour beyond the picture and behind transparency.
+        batch_size: Frames decoded at once; what suits the device where None.
+        encoding: "auto" hears speech beyond a minute in pieces, "whole" at once.
     """
 
     emotion: str = FROM_SPEECH
@@ -53,6 +60,8 @@ class TalkOptions:
     crop: bool = True
     margin: float = DEFAULT_MARGIN
     background: str = "#000000"
+    batch_size: int | None = None
+    encoding: Encoding = "auto"
 
     def __post_init__(self) -> None:
         if self.emotion not in (*EMOTIONS, FROM_SPEECH):
@@ -153,21 +162,62 @@ def talk(
         portrait = pipeline.encode_portrait(portrait_image(cut))
     with stages.stage("emotion") as bar:
         emotion, report.emotion = _emotion(pipeline, options.emotion, waveform, rate, bar)
-    with stages.stage("speech") as bar:
-        speech = pipeline.encode_speech(waveform, rate, bar)
-    with stages.stage("motion") as bar:
-        motion = pipeline.sample(portrait, speech, emotion, options.sampling, on_progress=bar)
-    motion = motion.at_fps(options.fps)
+    frames = video_frames(pipeline, waveform, rate, options.fps)
     side = pipeline.config.image_size
-    with (
-        stages.stage("video") as bar,
-        VideoWriter(output, motion.fps, (side, side), waveform, rate) as video,
-    ):
-        for frames in pipeline.decode(portrait, motion):
-            video.write(frame_bytes(frames))
-            bar(video.frames, motion.frames)
-    report.frames = motion.frames
+    with VideoWriter(output, options.fps, (side, side), waveform, rate) as video:
+        with stages.stage("first frame") as bar:
+            steps = _first_steps(pipeline, options, bar)
+            chunks = pipeline.stream(
+                portrait,
+                waveform,
+                rate,
+                emotion,
+                options.sampling,
+                fps=options.fps,
+                batch_size=options.batch_size,
+                encoding=options.encoding,
+                on_step=steps,
+            )
+            first = next(chunks)
+        with stages.stage("video") as bar, WriterThread(video.write) as writer:
+            pace = Pace(frames)
+            for chunk in chain([first], chunks):
+                writer.put(frame_bytes(chunk))
+                report.frames += len(chunk)
+                bar(report.frames, frames)
+                pace.log_estimate(report.frames)
     return report
+
+
+def _first_steps(
+    pipeline: FloatPipeline, options: TalkOptions, on_progress: Callable[[int, int], None]
+) -> Callable[[], None]:
+    """Return a callback that counts the steps up to the first frame and ignores later ones."""
+    total = pipeline.config.speech.layers + options.sampling.time_points - 1
+    steps = iter(range(1, total + 1))
+
+    def count() -> None:
+        done = next(steps, None)
+        if done is not None:
+            on_progress(done, total)
+
+    return count
+
+
+def video_frames(
+    pipeline: FloatPipeline, waveform: Tensor, sample_rate: int, fps: float | Fraction
+) -> int:
+    """Return how many frames `FloatPipeline.stream` yields for a sound.
+
+    Args:
+        pipeline: The pipeline.
+        waveform: (1, channels, samples).
+        sample_rate: Its rate in Hz.
+        fps: Frames a second of the video.
+    """
+    samples = resampled_length(waveform.shape[-1], sample_rate, SPEECH_SAMPLE_RATE)
+    sampled = frame_count(samples, pipeline.config.fps)
+    return math.ceil(sampled * exact_fps(fps) / pipeline.config.fps)
 
 
 def _frame(picture: Picture, options: TalkOptions, face_models: Sequence[Path]) -> CropSquare:

@@ -45,7 +45,26 @@ class EmotionClassifier(nn.Module):
         Returns:
             Logits in the order of `float_core.emotion.EMOTIONS`, (batch, 7).
         """
+        hidden = self.mean_hidden(waveform, slice(None), on_layer)
+        logits: Tensor = self.classifier(hidden)
+        return logits
+
+    def mean_hidden(
+        self, waveform: Tensor, own: slice, on_layer: LayerCallback | None = None
+    ) -> Tensor:
+        """Average the encoder's output over a stretch of a piece.
+
+        Args:
+            waveform: As for `forward`, (batch, samples).
+            own: The samples to average over; the rest is context.
+            on_layer: As for `forward`.
+
+        Returns:
+            (batch, hidden).
+        """
         features = extract_features(self.wav2vec2, waveform)
         hidden = encode_features(self.wav2vec2, features, on_layer)
-        logits: Tensor = self.classifier(hidden.mean(dim=1))
-        return logits
+        count, samples = hidden.shape[1], waveform.shape[1]
+        start, stop, _ = own.indices(samples)
+        first = start * count // samples
+        return hidden[:, first : max(stop * count // samples, first + 1)].mean(dim=1)

@@ -210,3 +210,13 @@ def test_speech_gives_no_warning(caplog):
     with caplog.at_level(logging.WARNING, logger="float_core.audio"):
         audio.prepare_speech(tones_below_7_khz(16000, 0.5)[:, None], 16000)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 44101])
+def test_a_part_is_resampled_like_the_whole(rate):
+    sound = torch.randn(2, rate * 2 + 77, generator=torch.Generator().manual_seed(0))
+    whole = audio.resample(sound, rate, 16000)
+    assert whole.shape[-1] == audio.resampled_length(sound.shape[-1], rate, 16000)
+    for start, stop in [(0, 100), (1, 16000), (12345, 20001), (31000, 40000), (0, 40000)]:
+        part = audio.resample_part(sound, rate, 16000, start, stop)
+        torch.testing.assert_close(part, whole[:, start:stop], rtol=0, atol=1e-6)

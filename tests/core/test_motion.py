@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from float_core.motion import Motion, MotionBasis, exact_fps
+from float_core.motion import FpsConverter, Motion, MotionBasis, exact_fps
 
 
 def track(frames: int = 9) -> Motion:
@@ -56,6 +56,22 @@ def test_rates_are_exact(given: float, exact: Fraction) -> None:
 def test_rates_out_of_range_are_refused(fps: float) -> None:
     with pytest.raises(ValueError, match="fps from 1 to 120"):
         track().at_fps(fps)
+
+
+@pytest.mark.parametrize("fps", [7, 12.5, 23.976, 24, 30, 50, 120])
+@pytest.mark.parametrize("parts", [[103], [1] * 103, [50, 50, 3], [99, 4]])
+def test_motion_in_parts_is_converted_as_a_whole(fps: float, parts: list[int]) -> None:
+    motion = track(103)
+    converter = FpsConverter(motion.fps, exact_fps(fps))
+    made = [converter.push(part) for part in motion.latents.split(parts, dim=1)]
+    made.append(converter.finish())
+    assert torch.equal(torch.cat(made, dim=1), motion.at_fps(fps).latents)
+
+
+def test_frames_are_not_held_back_longer_than_needed() -> None:
+    motion = track(50)
+    converter = FpsConverter(motion.fps, exact_fps(50))
+    assert converter.push(motion.latents).shape[1] == 99  # the last waits for the next sample
 
 
 def test_the_basis_is_orthonormal_and_spans_the_weights() -> None:

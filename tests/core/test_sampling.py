@@ -183,12 +183,10 @@ def sample(field: sampling.VelocityField, frames: int, window: int = 5) -> torch
     generator = torch.Generator().manual_seed(4)
     speech = torch.randn(1, 40, 3, generator=generator)[:, :frames]
     emotion = torch.randn(1, 40, 7, generator=generator)[:, :frames]
-    noise = (n for n in sampling.draw_noise(0, window, 4))
-    windows = zip(
-        sampling.split_windows(speech, window),
-        sampling.split_windows(emotion, window),
-        noise,
-        strict=False,
+    noise = sampling.draw_noise(0, window, 4)
+    windows = (
+        sampling.Window(part, sampling.window_of(emotion, window * i, window), next(noise), own)
+        for i, (part, own) in enumerate(sampling.split_windows([speech], window))
     )
     motion = sampling.sample_windows(
         field, torch.ones(1, 4), windows, SamplingOptions(), context_frames=2
@@ -218,10 +216,27 @@ def test_a_later_window_does_not_change_an_earlier_one() -> None:
     assert torch.equal(short, long[:, :10])
 
 
-def test_the_last_window_repeats_its_last_frame() -> None:
+@pytest.mark.parametrize("parts", [[7], [1] * 7, [5, 2], [6, 1], [3, 4]])
+def test_the_last_window_repeats_its_last_frame(parts: list[int]) -> None:
     track = torch.arange(7.0).reshape(1, 7, 1)
-    windows = list(sampling.split_windows(track, 5))
-    assert windows[1].flatten().tolist() == [5, 6, 6, 6, 6]
+    windows = list(sampling.split_windows(track.split(parts, dim=1), 5))
+    assert [own for _, own in windows] == [5, 2]
+    assert windows[0][0].flatten().tolist() == [0, 1, 2, 3, 4]
+    assert windows[1][0].flatten().tolist() == [5, 6, 6, 6, 6]
+    assert torch.equal(sampling.window_of(track, 5, 5), windows[1][0])
+    assert torch.equal(sampling.window_of(track[:, :1], 5, 5), torch.zeros(1, 5, 1))
+
+
+def test_windows_are_cut_as_they_are_asked_for() -> None:
+    def chunks():
+        yield torch.zeros(1, 6, 1)
+        raise AssertionError("the second chunk was read too early")
+
+    assert next(sampling.split_windows(chunks(), 5))[1] == 5
+
+
+def test_motion_has_the_frames_of_the_speech() -> None:
+    assert sample(RecordingField(), 12).shape == (1, 12, 4)
 
 
 def test_noise_is_a_stream_by_seed() -> None:

@@ -97,7 +97,7 @@ def test_the_report_says_what_was_done(weights, image, sound, capsys) -> None:
     text = capsys.readouterr().out
     assert "25 frames at 50 fps" in text
     assert "framed by: box" in text
-    for stage in ("weights", "portrait", "speech", "motion", "video"):
+    for stage in ("weights", "portrait", "emotion", "first frame", "video"):
         assert f"{stage} " in text
 
 

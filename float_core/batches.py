@@ -1,0 +1,83 @@
+"""Decoding in batches that fit the memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+class BatchSize:
+    """Frames decoded at once; halved when memory runs out.
+
+    Attributes:
+        frames: The size now.
+    """
+
+    def __init__(self, frames: int) -> None:
+        """Start with a size of 1 or more."""
+        self.frames = frames
+
+    def halve(self, error: BaseException) -> None:
+        """Halve the size after memory ran out.
+
+        Raises:
+            MemoryError: A single frame is too much.
+        """
+        if self.frames == 1:
+            raise MemoryError(
+                "Out of memory with one frame at a time: close other programs or unload other "
+                "models, choose half precision, or run on the CPU."
+            ) from error
+        self.frames //= 2
+        _log.warning("Out of memory: decoding %d frames at once from here on.", self.frames)
+
+
+def decode_in_batches(
+    draw: Callable[[Tensor], Tensor], latents: Tensor, size: BatchSize
+) -> Iterator[Tensor]:
+    """Draw frames in batches, smaller ones where memory runs out.
+
+    Args:
+        draw: Turns motion, (b, latent_dim), into frames.
+        latents: Motion, (frames, latent_dim).
+        size: Frames at once; stays smaller after memory ran out.
+
+    Yields:
+        Frames in order, (b, 3, S, S).
+
+    Raises:
+        MemoryError: A single frame is too much.
+    """
+    start = 0
+    while start < len(latents):
+        try:
+            frames = draw(latents[start : start + size.frames])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # the frames of the failed try hold its tensors
+        else:
+            start += len(frames)
+            yield frames
+            continue
+        size.halve(failure)
+        _give_back()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = str(error).lower()
+    return "out of memory" in words or "can't allocate memory" in words
+
+
+def _give_back() -> None:
+    """Return what a failed try left in the allocator's cache."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
