@@ -1,0 +1,237 @@
+"""Who is drawn: the numbers, colours and textures of an identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .seeds import uniform
+
+BACKGROUND_SIDE = 64
+_SHAPES = 4  # rectangles and discs behind the head
+
+_RANGES = {
+    "half_width": (0.41, 0.52),
+    "half_height": (0.60, 0.69),
+    "depth": (0.44, 0.56),
+    "taper": (0.12, 0.36),
+    "eye_x": (0.165, 0.205),
+    "eye_y": (-0.12, -0.03),
+    "eye_width": (0.085, 0.115),
+    "eye_height": (0.036, 0.058),
+    "eye_tilt": (-0.018, 0.018),
+    "brow_gap": (0.085, 0.125),
+    "brow_thickness": (0.010, 0.028),
+    "brow_arch": (0.0, 0.03),
+    "brow_length": (1.1, 1.4),
+    "nose_y": (0.12, 0.18),
+    "nose_width": (0.05, 0.085),
+    "nose_depth": (0.06, 0.14),
+    "mouth_y": (0.31, 0.37),
+    "mouth_width": (0.135, 0.185),
+    "upper_lip": (0.018, 0.036),
+    "lower_lip": (0.024, 0.046),
+    "gap": (0.15, 0.2),
+    "teeth": (0.0, 0.032),
+    "zoom": (1.15, 1.42),
+    "lift": (-0.04, 0.18),
+    "hairline": (-0.44, -0.28),
+    "hair_volume": (0.02, 0.11),
+    "hair_length": (-0.3, 1.1),
+    "hair_parting": (-0.35, 0.35),
+    "hair_side": (0.05, 0.35),
+    "fringe": (0.0, 0.035),
+    "fringe_phase": (0.0, 6.28),
+    "ear_size": (0.05, 0.075),
+    "neck_width": (0.19, 0.28),
+    "shoulder_y": (0.76, 0.92),
+    "collar": (0.02, 0.16),
+    "stripes": (4.0, 22.0),
+    "stripe_angle": (0.0, 3.14),
+    "glasses_width": (1.25, 1.7),
+    "glasses_height": (0.6, 1.05),
+    "light_x": (-0.9, 0.9),
+    "light_y": (-0.9, -0.1),
+    "light_strength": (0.1, 0.55),
+    "contrast": (0.8, 1.12),
+    "brightness": (-0.1, 0.08),
+    "saturation": (0.45, 1.2),
+}
+_CHANCES = {
+    "bald": 0.08,
+    "beard": 0.16,
+    "glasses": 0.16,
+    "dark_rims": 0.7,
+    "striped": 0.35,
+    "long_hair": 0.4,
+    "grey_picture": 0.05,
+}
+_HAIR = (
+    (0.10, 0.08, 0.07),
+    (0.24, 0.15, 0.09),
+    (0.43, 0.27, 0.14),
+    (0.75, 0.59, 0.35),
+    (0.59, 0.24, 0.12),
+    (0.62, 0.62, 0.62),
+    (0.16, 0.16, 0.18),
+)
+_IRIS = ((0.24, 0.14, 0.08), (0.16, 0.35, 0.55), (0.24, 0.43, 0.24), (0.35, 0.35, 0.39))
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """A batch of identities.
+
+    Attributes:
+        numbers: Sizes, places and yes-or-no features by name, each (batch, 1, 1).
+        colours: RGB in [0, 1] by name, each (batch, 3, 1, 1).
+        background: What is behind the head, (batch, 3, side, side) in [0, 1].
+        skin_detail: Unevenness of the skin, around 0, (batch, 3, 48, 48).
+        hair_detail: Streaks of the hair, around 0, (batch, 3, 48, 48).
+    """
+
+    numbers: dict[str, Tensor]
+    colours: dict[str, Tensor]
+    background: Tensor
+    skin_detail: Tensor
+    hair_detail: Tensor
+
+    def __len__(self) -> int:
+        return len(self.background)
+
+    def number(self, name: str) -> Tensor:
+        """Return one number of each identity, (batch, 1, 1)."""
+        return self.numbers[name]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Identities:
+        return Identities(
+            {name: change(value) for name, value in self.numbers.items()},
+            {name: change(value) for name, value in self.colours.items()},
+            change(self.background),
+            change(self.skin_detail),
+            change(self.hair_detail),
+        )
+
+    def to(self, device: torch.device | str) -> Identities:
+        """Return the same identities on a device."""
+        return self._each(lambda value: value.to(device))
+
+    def repeated(self, times: int) -> Identities:
+        """Return each identity `times` in a row: a a b b c c."""
+        return self._each(lambda value: value.repeat_interleave(times, 0))
+
+    def chosen(self, index: Tensor) -> Identities:
+        """Return the identities of an index, (any,)."""
+        return self._each(lambda value: value[index.to(value.device)])
+
+
+def draw_identities(stream: torch.Generator, count: int) -> Identities:
+    """Draw identities.
+
+    Args:
+        stream: Where chance comes from.
+        count: How many.
+    """
+    numbers = {
+        name: uniform(stream, low, high, count, 1, 1) for name, (low, high) in _RANGES.items()
+    }
+    for name, chance in _CHANCES.items():
+        numbers[name] = (uniform(stream, 0, 1, count, 1, 1) < chance).float()
+    return Identities(
+        numbers,
+        _draw_colours(stream, count),
+        _draw_background(stream, count),
+        _draw_texture(stream, count, (48, 48), (6, 12, 48))
+        * uniform(stream, 0.3, 1, count, 1, 1, 1),
+        _draw_texture(stream, count, (48, 48), ((4, 24), (4, 48), (12, 48))),
+    )
+
+
+def _draw_colours(stream: torch.Generator, count: int) -> dict[str, Tensor]:
+    def near(colour: Tensor, amount: float) -> Tensor:
+        return (colour + uniform(stream, -amount, amount, count, 3)).clamp(0, 1)
+
+    tone = torch.rand(count, 1, generator=stream)
+    dark, fair = torch.tensor([0.24, 0.16, 0.12]), torch.tensor([0.96, 0.82, 0.73])
+    middle = torch.tensor([0.72, 0.5, 0.38])
+    skin = torch.lerp(torch.lerp(dark, middle, tone), torch.lerp(middle, fair, tone), tone)
+    skin = near(skin * uniform(stream, 0.88, 1.08, count, 1), 0.03)
+    hair = near(_one_of(stream, _HAIR, count) * uniform(stream, 0.7, 1.2, count, 1), 0.03)
+    dyed = torch.rand(count, 1, generator=stream) < 0.05
+    hair = torch.where(dyed, uniform(stream, 0.1, 0.9, count, 3), hair)
+    lip = skin * torch.tensor([0.95, 0.62, 0.62]) * uniform(stream, 0.8, 1.05, count, 1)
+    lip[:, :1] += uniform(stream, 0, 0.2, count, 1)
+    colours = {
+        "skin": skin,
+        "hair": hair,
+        "lip": lip.clamp(0, 1),
+        "iris": near(_one_of(stream, _IRIS, count), 0.06),
+        "brow": near(hair * uniform(stream, 0.45, 0.95, count, 1), 0.02),
+        "clothes": uniform(stream, 0.03, 0.95, count, 3),
+        "stripe": uniform(stream, 0.03, 0.95, count, 3),
+        "rim": uniform(stream, 0.05, 0.6, count, 3),
+        "gain": uniform(stream, 0.88, 1.1, count, 3),
+    }
+    return {name: value[:, :, None, None] for name, value in colours.items()}
+
+
+def _one_of(
+    stream: torch.Generator, choices: tuple[tuple[float, float, float], ...], count: int
+) -> Tensor:
+    return torch.tensor(choices)[torch.randint(len(choices), (count,), generator=stream)]
+
+
+def _draw_texture(
+    stream: torch.Generator,
+    count: int,
+    size: tuple[int, int],
+    octaves: tuple[int | tuple[int, int], ...],
+) -> Tensor:
+    """Sum noise of several grids, the finer the weaker, (count, 3, *size), spread about 1."""
+    total = torch.zeros(count, 3, *size)
+    for octave in octaves:
+        grid = (octave, octave) if isinstance(octave, int) else octave
+        grey = torch.randn(count, 1, *grid, generator=stream)
+        tint = 0.25 * torch.randn(count, 3, *grid, generator=stream)
+        smooth = F.interpolate(grey + tint, size, mode="bicubic", align_corners=False)
+        total += smooth * uniform(stream, 0.2, 1.0, count, 1, 1, 1)
+    return total / len(octaves)
+
+
+def _draw_background(stream: torch.Generator, count: int) -> Tensor:
+    """Draw a gradient, clouds, and a few blurred things, (count, 3, side, side)."""
+    side = BACKGROUND_SIDE
+    line = torch.linspace(-1, 1, side)
+    x, y = line.expand(side, side), line[:, None].expand(side, side)
+    angle = uniform(stream, 0, 6.28, count, 1, 1, 1)
+    slope = (0.5 + 0.5 * (x * angle.cos() + y * angle.sin())).clamp(0, 1)
+    first = uniform(stream, 0, 1, count, 3, 1, 1)
+    second = uniform(stream, 0, 1, count, 3, 1, 1)
+    picture = torch.lerp(first, second, slope)
+    clouds = _draw_texture(stream, count, (side, side), (4, 8, 16, 32))
+    picture = picture + clouds * uniform(stream, 0, 0.25, count, 1, 1, 1)
+    softness = uniform(stream, 0.02, 0.25, count, 1, 1, 1)
+    for _ in range(_SHAPES):
+        distance = _draw_shape(stream, count, x, y)
+        cover = (0.5 - distance / softness).clamp(0, 1)
+        shown = (uniform(stream, 0, 1, count, 1, 1, 1) < 0.5).float()
+        picture = torch.lerp(picture, uniform(stream, 0, 1, count, 3, 1, 1), cover * shown)
+    grain = torch.randn(count, 3, side, side, generator=stream)
+    return (picture + grain * uniform(stream, 0, 0.03, count, 1, 1, 1)).clamp(0, 1)
+
+
+def _draw_shape(stream: torch.Generator, count: int, x: Tensor, y: Tensor) -> Tensor:
+    """Return the distance to a random rectangle or disc, (count, 1, side, side)."""
+    centre_x = uniform(stream, -1, 1, count, 1, 1, 1)
+    centre_y = uniform(stream, -1, 1, count, 1, 1, 1)
+    half_width = uniform(stream, 0.08, 0.6, count, 1, 1, 1)
+    half_height = uniform(stream, 0.08, 0.6, count, 1, 1, 1)
+    dx, dy = (x - centre_x).abs(), (y - centre_y).abs()
+    rectangle = torch.maximum(dx - half_width, dy - half_height)
+    disc = torch.hypot(dx, dy) - half_width * 0.7
+    round_one = uniform(stream, 0, 1, count, 1, 1, 1) < 0.5
+    return torch.where(round_one, disc, rectangle)
