@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from fractions import Fraction
 from typing import NoReturn
 
 import torch
@@ -17,6 +17,7 @@ from .checkpoint_export import convert, describe
 from .config import SOLVER_NAMES, SamplingOptions
 from .emotion import EMOTIONS
 from .hub import DownloadError
+from .motion import exact_fps
 from .pipeline import FloatPipeline
 from .talk import FROM_SPEECH, TalkOptions, TalkReport, talk
 from .weights_choice import (
@@ -26,6 +27,7 @@ from .weights_choice import (
     SYNTHETIC,
     WEIGHTS_VARIABLE,
     choose_weights,
+    existing,
     load_pipeline,
     weights_folder,
 )
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:
         run(parsed)
-    except (ValueError, OSError, ImportError, DownloadError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, DownloadError) as error:
         print(f"{parsed.command}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -148,7 +150,14 @@ def _add_motion(group: argparse._ArgumentGroup, usual: TalkOptions) -> None:
     )  # fmt: skip
     group.add_argument("--solver", choices=SOLVER_NAMES, default=sampling.solver)
     group.add_argument("--seed", type=int, default=sampling.seed, metavar="N")
-    group.add_argument("--fps", type=float, default=float(usual.fps), help="1 to 120 (%(default)s)")
+    group.add_argument("--fps", type=_fps, default=usual.fps, help="1 to 120 (%(default)s)")
+
+
+def _fps(text: str) -> Fraction:
+    try:
+        return exact_fps(Fraction(text) if "/" in text else float(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"{error}") from error
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -217,7 +226,7 @@ def _device(name: str) -> torch.device:
 def _summary(report: TalkReport, output: str, options: TalkOptions) -> str:
     times = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items())
     return (
-        f"Wrote {output}: {report.frames} frames at {options.fps:g} fps. Face framed by: "
+        f"Wrote {output}: {report.frames} frames at {float(options.fps):g} fps. Face framed by: "
         f"{report.framed_by}. Emotion: {report.emotion}.\nSeconds: {times}."
     )
 
@@ -250,20 +259,13 @@ class _Bars:
 
 
 def _info(parsed: argparse.Namespace) -> None:
-    print(describe(open_weights(_existing(parsed.weights))))
+    print(describe(open_weights(existing(parsed.weights))))
 
 
 def _convert(parsed: argparse.Namespace) -> None:
-    weights = open_weights(_existing(parsed.weights))
+    weights = open_weights(existing(parsed.weights))
     pipeline = FloatPipeline(weights)  # refuses weights that are not whole
     if weights.has("emotion_classifier"):
-        assert pipeline.emotion_classifier is not None
+        pipeline.read_emotion_network()
     convert(weights, parsed.output, DTYPES.get(parsed.dtype))
     print(f"Wrote {parsed.output}. Licence: {weights.licence}")
-
-
-def _existing(name: str) -> Path:
-    path = Path(name)
-    if not path.exists():
-        raise FileNotFoundError(f"Expected weights at {path}, found nothing there.")
-    return path

@@ -280,7 +280,8 @@ class FloatConfig:
         Raises:
             ValueError: A name is unknown or a value is out of range; the message names it.
         """
-        return _from_dict(cls(), values)
+        # Channels that are not named are those of the published table at the size that is.
+        return _from_dict(cls(), {"channels": (), **values})
 
 
 def _from_dict(default: _Config, values: Mapping[str, Any]) -> _Config:
@@ -313,8 +314,10 @@ class SamplingOptions:
         time_points: Points of the ODE's time grid from 0 to 1 (the published "nfe"): ten points are
             nine steps. 2 to 1000.
         solver: Name of a fixed-step solver.
-        audio_guidance: Scale of the difference that the speech makes; 1 is unguided. -100 to 100.
-        emotion_guidance: Scale of the difference that the emotion makes. -100 to 100.
+        audio_guidance: Scale of the difference that the speech makes (the published
+            "a_cfg_scale"); 1 is unguided. -100 to 100.
+        emotion_guidance: Scale of the difference that the emotion makes (the published
+            "e_cfg_scale"); 1 is unguided. -100 to 100.
         reference_guidance: Scale of the difference that the portrait's own motion makes (an
             extension of the published guidance); 1 is off. -100 to 100.
         seed: Seed of the noise, 0 to 2**64 - 1.

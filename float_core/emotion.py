@@ -50,6 +50,6 @@ def check_track(emotion: Tensor, frames: int) -> Tensor:
 
 
 def describe(probabilities: Tensor) -> str:
-    """Return probabilities, (7,), as one line, largest first: "happy 0.71, neutral 0.2, …"."""
+    """Return probabilities, (7,), as one line, largest first: "happy 0.71, neutral 0.20, …"."""
     ranked = sorted(zip(probabilities.tolist(), EMOTIONS, strict=True), reverse=True)
     return ", ".join(f"{name} {value:.2f}" for value, name in ranked)

@@ -228,6 +228,20 @@ class CropSquare:
         method = cv2.INTER_AREA if picture.shape[0] > _AREA_ROWS else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(square, (size, size), interpolation=method), dtype=np.uint8)
 
+    def require_overlap(self, width: int, height: int) -> None:
+        """Refuse a square that lies beyond a picture of so many pixels.
+
+        Raises:
+            ValueError: No pixel of the picture lies in the square.
+        """
+        left, top = self.centre_x - self.half, self.centre_y - self.half
+        if left >= width or top >= height or left + self.side <= 0 or top + self.side <= 0:
+            raise ValueError(
+                f"Expected a face box on the picture of {width} x {height} pixels, got a crop "
+                f"centred at ({self.centre_x}, {self.centre_y}): give the box in pixels of that "
+                "picture."
+            )
+
     def _filled(self, picture: Picture, background: Colour) -> Picture:
         """Return the square at its own scale, a view where it lies inside of the picture.
 
@@ -238,12 +252,7 @@ class CropSquare:
         left, top = self.centre_x - self.half, self.centre_y - self.half
         x, y = max(left, 0), max(top, 0)
         inside = picture[y : max(top + self.side, 0), x : max(left + self.side, 0)]
-        if inside.size == 0:
-            raise ValueError(
-                "Expected a face box on the picture of "
-                f"{picture.shape[1]} x {picture.shape[0]} pixels, got a crop centred at "
-                f"({self.centre_x}, {self.centre_y}): give the box in pixels of that picture."
-            )
+        self.require_overlap(picture.shape[1], picture.shape[0])
         if inside.shape[:2] == (self.side, self.side):
             return inside
         factor = -(-self.side // _CANVAS_SIDE)

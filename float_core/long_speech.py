@@ -212,7 +212,7 @@ class LiveSpeech:
         """Start listening.
 
         Args:
-            stretches: Sound in [-1, 1], each (batch, channels, samples) of 0.1 s or more.
+            stretches: Sound in [-1, 1], each (1, channels, samples) of any length.
             sample_rate: Its rate in Hz.
         """
         self._stretches = iter(stretches)
@@ -236,8 +236,7 @@ class LiveSpeech:
                 self.ended = True
                 sound = self._resampler.finish()
             else:
-                check_waveform(stretch, self._rate)
-                sound = self._resampler.push(to_mono(stretch))
+                sound = self._resampler.push(to_mono(_checked_stretch(stretch)))
             if sound.shape[-1]:
                 self._statistics.add(sound)
             self._heard = sound if self._heard is None else torch.cat((self._heard, sound), dim=-1)
@@ -248,6 +247,17 @@ class LiveSpeech:
         self._heard = self._heard[:, start - self._first :]
         self._first = start
         return self._statistics.normalise(self._heard[:, : stop - start])
+
+
+def _checked_stretch(stretch: Tensor) -> Tensor:
+    if stretch.ndim != 3 or len(stretch) != 1 or not stretch.is_floating_point():
+        raise ValueError(
+            "Expected stretches of sound as floats of shape (1, channels, samples), got "
+            f"{stretch.dtype} of shape {tuple(stretch.shape)}."
+        )
+    if not bool(torch.isfinite(stretch).all()):
+        raise ValueError("Expected finite samples, got NaN or infinity in a stretch of sound.")
+    return stretch
 
 
 def live_pieces(
@@ -261,6 +271,8 @@ def live_pieces(
         heard = frame_count(speech.samples, fps)
         stop = min(start + window_frames, heard) if speech.ended else start + window_frames
         if stop <= start:
+            if start == 0:
+                raise ValueError("Expected sound to speak, got none before the stream ended.")
             return
         last = min(stop + lookahead_frames, heard)
         yield Piece(max(0, start - CONTEXT_SECONDS * fps), start, stop, last)

@@ -22,14 +22,14 @@ def exact_fps(fps: float | Fraction) -> Fraction:
     if not math.isfinite(fps) or not MINIMUM_FPS <= fps <= MAXIMUM_FPS:
         raise ValueError(f"Expected fps from {MINIMUM_FPS} to {MAXIMUM_FPS}, got {fps}.")
     if isinstance(fps, Fraction):
-        return fps
+        return fps.limit_denominator(1001)
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
     if abs(broadcast - Fraction(fps)) < 5e-4:
         return broadcast
     return Fraction(fps).limit_denominator(1000)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Motion:
     """A track of motion latents.
 
@@ -87,6 +87,8 @@ class FpsConverter:
     def push(self, latents: Tensor) -> Tensor:
         """Take the next frames, (batch, frames, latent_dim), and return those that are decided."""
         held = latents if self._held is None else torch.cat((self._held, latents), dim=1)
+        if held.shape[1] == 0:
+            return held
         last = self._first + held.shape[1] - 1
         # A frame between two samples waits for the second one.
         made = self._between(held, math.floor(last / self._step) + 1)
@@ -120,7 +122,7 @@ class FpsConverter:
         return torch.lerp(held[:, index], held[:, (index + 1).clamp(max=last)], share)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MotionBasis:
     """The orthonormal directions of motion (FLOAT, section 3.1).
 

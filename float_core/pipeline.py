@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ DECODE_BATCH = 4
 """Frames decoded at once where the caller does not say."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Portrait:
     """An encoded portrait, or a batch of them.
 
@@ -67,7 +67,7 @@ class Portrait:
         return self.identity.shape[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Speech:
     """An encoded speech, or a batch of equal length.
 
@@ -103,7 +103,8 @@ class FloatPipeline:
     """FLOAT, stage by stage: encode, sample, decode.
 
     Each stage runs where its network lies and in the network's precision; inputs are brought
-    there, results are float32 (float64 from float64 networks) on the same device.
+    there, results are float32 (float64 from float64 networks; a portrait's features stay in the
+    network's precision) on the same device.
 
     Attributes:
         config: What the weights fix.
@@ -200,13 +201,21 @@ class FloatPipeline:
             self._emotion_classifier = self._build("emotion_classifier", EmotionClassifier)
         return self._emotion_classifier
 
+    def read_emotion_network(self) -> None:
+        """Read the emotion network now rather than when it is first asked for.
+
+        Raises:
+            CheckpointError: The weights have none, or not a whole one.
+        """
+        _ = self.emotion_classifier
+
     def _build(self, name: NetworkName, build: Callable[[FloatConfig], Network]) -> Network:
         with torch.device("meta"):
             network = build(self.config)
         self._weights.fill(name, network, self._dtype)
         return network.to(self._device).eval().requires_grad_(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_portrait(self, image: Tensor) -> Portrait:
         """Encode portraits.
 
@@ -217,10 +226,15 @@ class FloatPipeline:
             ValueError: The image has another shape.
         """
         side = self.config.image_size
-        if image.ndim != 4 or image.shape[1:] != (3, side, side):
+        if image.ndim != 4 or image.shape[1:] != (3, side, side) or not len(image):
             raise ValueError(
                 f"Expected images of shape (batch, 3, {side}, {side}), got {tuple(image.shape)}: "
-                "crop the face first."
+                f"crop the face to {side} x {side} pixels, RGB, channels first."
+            )
+        if not image.is_floating_point() or not bool(torch.isfinite(image).all()):
+            raise ValueError(
+                f"Expected finite floats in [-1, 1], got {image.dtype}: divide bytes by 127.5 and "
+                "subtract 1."
             )
         identity, coefficients, features = self.motion_encoder(_like(self.motion_encoder, image))
         coefficients = _precise(coefficients)
@@ -231,7 +245,7 @@ class FloatPipeline:
             features=tuple(features),
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_speech(
         self,
         waveform: Tensor,
@@ -260,6 +274,8 @@ class FloatPipeline:
 
     def _pieces(self, sound: PreparedSpeech, encoding: Encoding) -> list[Piece]:
         """Return the stretches of a whole sound that are encoded together."""
+        if encoding not in get_args(Encoding):
+            raise ValueError(f'Expected encoding "auto" or "whole", got {encoding!r}.')
         fps = self.config.fps
         frames = frame_count(sound.samples, fps)
         if encoding == "whole" or sound.seconds <= WHOLE_SECONDS:
@@ -280,7 +296,7 @@ class FloatPipeline:
         embedding = network(_like(network, part), piece.last - piece.first, layers)
         return _precise(embedding[:, piece.start - piece.first : piece.stop - piece.first])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def classify_emotion(
         self,
         waveform: Tensor,
@@ -318,7 +334,7 @@ class FloatPipeline:
         logits = network.classifier(total / sum(p.stop - p.start for p in pieces))
         return _precise(logits).softmax(-1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         portrait: Portrait,
@@ -343,12 +359,12 @@ class FloatPipeline:
             ValueError: The batches do not fit each other, or the emotion or noise the speech.
         """
         options = options or SamplingOptions()
-        batch = _common_batch(portrait=portrait.batch, speech=speech.batch, emotion=len(emotion))
+        track = check_track(emotion, speech.frames)
+        batch = _common_batch(portrait=portrait.batch, speech=speech.batch, emotion=len(track))
         shape = self.config.transformer
         count = -(-speech.frames // shape.window_frames)
         steps = _count_calls(on_progress, count * (options.time_points - 1))
         starts = self._noise(options.seed, noise, batch, count)
-        track = check_track(emotion, speech.frames)
         windows = self._windows([speech.embedding], track, starts, batch)
         motion = self._sample_windows(portrait, windows, options, batch, steps)
         return Motion(torch.cat(list(motion), dim=1), Fraction(self.config.fps))
@@ -421,7 +437,7 @@ class FloatPipeline:
 
         return velocity
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(
         self, portrait: Portrait, motion: Motion, batch_size: int | None = None
     ) -> Iterator[Tensor]:
@@ -464,7 +480,7 @@ class FloatPipeline:
 
         return draw
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def stream(
         self,
         portrait: Portrait,
@@ -490,7 +506,7 @@ class FloatPipeline:
         Args:
             portrait: One portrait.
             sound: A whole sound in [-1, 1], (1, channels, samples), or a live one: an iterator of
-                such stretches, each 0.1 s or more.
+                such stretches of any length.
             sample_rate: Its rate in Hz.
             emotion: Constant, or frame by frame of a whole sound, (1, 1 or frames, 7).
             options: Time points, solver, guidance scales, seed.
@@ -563,7 +579,16 @@ def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def frame_bytes(frames: Tensor) -> Tensor:
-    """Turn decoded frames, (b, 3, S, S), into bytes for a video, (b, S, S, 3), on the CPU."""
+    """Turn decoded frames, (b, 3, S, S), into bytes for a video, (b, S, S, 3), on the CPU.
+
+    Raises:
+        ValueError: A colour is not finite.
+    """
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError(
+            "Expected finite colours, got NaN or infinity from the decoder: the precision is too "
+            'low for these weights, or they are damaged. Try "fp32".'
+        )
     levels = ((frames.clamp(-1, 1) + 1) * 127.5).round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
@@ -598,7 +623,8 @@ def _common_batch(**sizes: int) -> int:
 
 def _require_one(**sizes: int) -> None:
     if _common_batch(**sizes) != 1:
-        raise ValueError("Expected one portrait and one speech to stream: stream each by itself.")
+        listed = ", ".join(f"{size} {name}(s)" for name, size in sizes.items())
+        raise ValueError(f"Expected one of each to stream, got {listed}: stream them one by one.")
 
 
 def _count_calls(on_progress: Progress | None, total: int) -> Callable[[], None] | None:

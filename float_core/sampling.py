@@ -53,7 +53,7 @@ def time_grid(points: int, like: Tensor) -> Tensor:
 
     Computed on the CPU, so that every device integrates over the same numbers.
     """
-    return torch.linspace(0, 1, points, dtype=like.dtype).to(like.device)
+    return torch.linspace(0, 1, points, dtype=like.dtype, device="cpu").to(like.device)
 
 
 def _weighted_sum(weights: Iterable[float], terms: Iterable[Tensor]) -> Tensor | None:
@@ -207,10 +207,8 @@ def guided_velocity(
     Args:
         field: The network.
         condition: Condition of the window.
-        branches: Evaluations to combine, from `guidance_branches`.
+        branches: Evaluations to combine, from `guidance_branches`; at least one.
     """
-    if not branches:
-        return lambda _time, state: torch.zeros_like(state)
     velocity = field(condition.for_branches(branches))
 
     def guided(time: Tensor, state: Tensor) -> Tensor:
@@ -226,7 +224,7 @@ def guided_velocity(
 def draw_noise(seed: int, frames: int, width: int) -> Iterator[Tensor]:
     """Yield the noise of one window after another, without end.
 
-    Drawn on the CPU, so that a seed means one result on every device, and one window at a time,
+    Drawn on the CPU, so that a seed means the same noise on every device, and one window at a time,
     so that a longer clip starts like a shorter one.
 
     Args:
@@ -239,7 +237,7 @@ def draw_noise(seed: int, frames: int, width: int) -> Iterator[Tensor]:
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     while True:
-        yield torch.randn(1, frames, width, generator=generator)
+        yield torch.randn(1, frames, width, generator=generator, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True, slots=True)

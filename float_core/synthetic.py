@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .checkpoint_layouts import NETWORK_PREFIXES, NetworkName, canonical_key
 from .config import FloatConfig
+from .modules.flow_transformer import position_table
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -47,31 +48,33 @@ def weight(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return the synthetic weight of a checkpoint key.
 
     The rules keep activations near unit scale and warps to a few pixels. Fixed tensors (blur
-    kernels, masks, the position table) are not synthetic.
+    kernels, masks, the position table) have no synthetic form.
 
     Args:
         key: Key in the one-file layout.
         shape: Shape of the tensor.
     """
-    mean, spread = _mean_and_spread(key, shape)
-    values: npt.NDArray[np.float32] = np.float32(spread) * unit_noise(key, shape)
-    return values + np.float32(mean) if mean else values
+    mean, gain, divisor = _scales(key, shape)
+    # Division and product stay apart: together they would round differently.
+    values = np.float32(gain) * (unit_noise(key, shape) / np.float32(divisor))
+    result: npt.NDArray[np.float32] = values + np.float32(mean) if mean else values
+    return result
 
 
-def _mean_and_spread(key: str, shape: tuple[int, ...]) -> tuple[float, float]:
+def _scales(key: str, shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Return mean, gain and divisor of a key's noise."""
     leaf = key.rsplit(".", 1)[-1]
     if key.endswith("modulation.bias") and "adaLN" not in key:
-        return 1, 0.1
+        return 1, 0.1, 1
     if key.endswith(("norm.weight", "audio_projection.1.weight", "original0")):
-        return 1, 0.1
+        return 1, 0.1, 1
     if leaf in ("bias", "masked_spec_embed") or key.endswith("noise.weight"):
-        return 0, 0.1
+        return 0, 0.1, 1
     if ".to_flows." in key and key.endswith(".conv.weight"):
-        return 0, 0.05
+        return 0, 0.05, 1
     if key.startswith("motion_autoencoder."):
-        return 0, 1  # equalised learning rate: the layer itself scales by fan-in
-    gain = 0.5 if "adaLN_modulation" in key else 1.0
-    return 0, gain / math.sqrt(math.prod(shape[1:]))
+        return 0, 1, 1  # equalised learning rate: the layer itself scales by fan-in
+    return 0, 0.5 if "adaLN_modulation" in key else 1, math.sqrt(math.prod(shape[1:]))
 
 
 def synthetic_weights(
@@ -98,16 +101,9 @@ def synthetic_weights(
     state: dict[str, Tensor] = {}
     for key, shape in shapes.items():
         if key.endswith("pos_embed"):
-            state[key] = _position_table(*shape[1:])
+            state[key] = position_table(*shape[1:])
         else:
             state[key] = torch.from_numpy(weight(key, shape))
         if on_progress is not None:
             on_progress(len(state), len(shapes))
     return state
-
-
-def _position_table(frames: int, width: int) -> Tensor:
-    """Return the fixed sinusoidal table, oldest frame first, (1, frames, width)."""
-    angle = np.arange(frames)[:, None] / 10000.0 ** (np.arange(0, width, 2) / width)
-    table = np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(1, frames, width)
-    return torch.from_numpy(table.astype(np.float32))

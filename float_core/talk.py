@@ -71,6 +71,8 @@ class TalkOptions:
             )
         if not self.crop and self.box is not None:
             raise ValueError("Expected a face box or no crop, got both: leave one out.")
+        if self.box is not None and len(self.box) != 4:
+            raise ValueError(f"Expected a face box of 4 numbers, got {len(self.box)}.")
         exact_fps(self.fps)
         check_margin(self.margin)
         parse_colour(self.background)
@@ -148,7 +150,7 @@ def talk(
     options = options or TalkOptions()
     stages = Stages(on_progress)
     report = TalkReport(seconds=stages.seconds)
-    check_output(output)
+    _check_output(output, image, audio)
     with stages.stage("inputs"):
         picture = load_image(image, options.background)
         waveform, rate = load_audio(audio)
@@ -220,12 +222,23 @@ def video_frames(
     return math.ceil(sampled * exact_fps(fps) / pipeline.config.fps)
 
 
+def _check_output(output: str | PathLike[str], *inputs: str | PathLike[str]) -> None:
+    path = check_output(output)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"Expected an output file ending in .mp4, got {path.name!r}.")
+    for name in map(Path, inputs):
+        if path.exists() and name.exists() and path.samefile(name):
+            raise ValueError(f"Expected an output file of its own, got the input {name}.")
+
+
 def _frame(picture: Picture, options: TalkOptions, face_models: Sequence[Path]) -> CropSquare:
     height, width = picture.shape[:2]
     if not options.crop:
         return CropSquare.whole(width, height)
     if options.box is not None:
-        return CropSquare.around(FaceBox.from_size(*options.box), options.margin)
+        square = CropSquare.around(FaceBox.from_size(*options.box), options.margin)
+        square.require_overlap(width, height)
+        return square
     return frame_portrait(picture, options.margin, find_yunet_model(face_models))
 
 

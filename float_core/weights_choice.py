@@ -41,18 +41,32 @@ def choose_weights(choice: str | None) -> Path | str:
     if choice in (SYNTHETIC, DOWNLOAD):
         return choice
     if choice is not None and choice != DEMO:
-        path = Path(choice)
-        if not path.exists():
-            raise FileNotFoundError(f"Expected weights at {path}, found nothing there.")
-        return path
-    folder = weights_folder()
-    if choice is None and folder.is_file():
-        return folder
-    if choice is None and folder.is_dir() and any(folder.iterdir()):
-        return folder
+        return existing(choice)
+    if choice is None:
+        folder = weights_folder()
+        if os.environ.get(WEIGHTS_VARIABLE):
+            return existing(folder, f"${WEIGHTS_VARIABLE}")
+        if folder.is_dir() and any(map(_is_weights, folder.rglob("*"))):
+            return folder
     if DEMO_FILE.is_file():
         return DEMO_FILE
     raise FileNotFoundError(_nothing_found(choice))
+
+
+def existing(path: str | Path, named_by: str = "there") -> Path:
+    """Return a path after checking that something lies there.
+
+    Raises:
+        FileNotFoundError: There is nothing, or the path is empty.
+    """
+    if not str(path) or not Path(path).exists():
+        where = f"named by {named_by}" if named_by != "there" else named_by
+        raise FileNotFoundError(f"Expected weights at {str(path)!r}, found nothing {where}.")
+    return Path(path)
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".pth", ".pt", ".bin")
 
 
 def _nothing_found(choice: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Flow matching transformer: the velocity that turns noise into motion.
+"""Flow matching transformer (the paper's FMT): the velocity that turns noise into motion.
 
 Source: FLOAT (ICCV 2025), section 3.2; blocks as in DiT (Peebles and Xie, 2023) with one
 modulation a frame. Attribute names are the checkpoint's keys under `fmt`.
@@ -24,9 +24,11 @@ def position_table(frames: int, width: int) -> Tensor:
 
     Sine in the even channels and cosine in the odd ones (Vaswani et al., 2017, section 3.5).
     """
-    exponent = torch.arange(0, width, 2) / width
-    angle = torch.arange(frames)[:, None] / LONGEST_PERIOD**exponent
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[None]
+    # On the CPU whatever the default device: not every device has double precision.
+    frame = torch.arange(frames, dtype=torch.float64, device="cpu")[:, None]
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
+    angle = frame / LONGEST_PERIOD**exponent
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[None].float()
 
 
 def banded_attention(query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:

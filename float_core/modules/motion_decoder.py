@@ -68,19 +68,25 @@ class ToFlow(nn.Module):
         flow = self.conv(h, latent) + self.bias
         if below is not None:
             flow = flow + upsample(below)
-        grid = torch.tanh(flow[:, :2]).permute(0, 2, 3, 1) + identity_grid(flow)
+        # A half-precision grid misses by half a pixel at side 512, and on the CPU reads astray.
+        precise = torch.promote_types(flow.dtype, torch.float32)
+        displacement = torch.tanh(flow[:, :2].to(precise)).permute(0, 2, 3, 1)
+        grid = displacement + identity_grid(displacement)
         mask = torch.sigmoid(flow[:, 2:])
-        warped = F.grid_sample(feature, grid, "bilinear", "zeros", align_corners=False) * mask
-        return flow, warped, mask
+        warped = F.grid_sample(
+            feature.to(precise), grid, "bilinear", "zeros", align_corners=False
+        ).to(feature.dtype)
+        return flow, warped * mask, mask
 
 
-def identity_grid(flow: Tensor) -> Tensor:
-    """Return the base of the sampling grid, x before y, (1, side, side, 2).
+def identity_grid(displacement: Tensor) -> Tensor:
+    """Return the base of a grid of (batch, side, side, 2), x before y, (1, side, side, 2).
 
     It spans [-1, 1] from first to last sample while the sampling takes the corners as pixel
     edges, so zero flow is not quite the identity. The weights were trained so; keep it.
     """
-    line = torch.linspace(-1, 1, flow.shape[-1], dtype=flow.dtype, device=flow.device)
+    side, device = displacement.shape[1], displacement.device
+    line = torch.linspace(-1, 1, side, dtype=displacement.dtype, device=device)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack((x, y), dim=-1)[None]
 
@@ -134,12 +140,14 @@ class MotionDecoder(nn.Module):
         h = self.conv1(self.input.input.expand(batch, -1, -1, -1), latent)
         flow: Tensor | None = None
         image: Tensor | None = None
-        for level, feature in enumerate(features):
-            h = self.convs[2 * level](h, latent)
-            h = self.convs[2 * level + 1](h, latent)
+        levels = zip(
+            self.convs[::2], self.convs[1::2], self.to_flows, self.to_rgbs, features, strict=True
+        )
+        for grow, refine, to_flow, to_rgb, feature in levels:
+            h = refine(grow(h, latent), latent)
             feature = feature.expand(batch, -1, -1, -1)
-            flow, warped, mask = self.to_flows[level](h, latent, feature, flow)
+            flow, warped, mask = to_flow(h, latent, feature, flow)
             h = warped + h * (1 - mask)
-            image = self.to_rgbs[level](warped, image)
+            image = to_rgb(warped, image)
         assert image is not None, "an image has at least the level of side 8"
         return image

@@ -67,6 +67,7 @@ class MotionEncoder(nn.Module):
         super().__init__()
         self.net_app = AppearanceNetwork(config)
         width = config.latent_dim
+        # Nothing stands between the five linear layers: the published network has it so.
         hidden = [EqualisedLinear(width, width) for _ in range(COEFFICIENT_LAYERS - 1)]
         self.fc = nn.Sequential(*hidden, EqualisedLinear(width, config.motion_dim))
 

@@ -136,11 +136,13 @@ class ModulatedConv2d(nn.Module):
     def sample_weights(self, latent: Tensor) -> Tensor:
         """Return one weight a sample, (batch, outputs, inputs, kernel, kernel)."""
         style: Tensor = self.modulation(latent)[:, None, :, None, None]
-        weight = self.weight / math.sqrt(self.weight[0, 0].numel()) * style
+        # Squares leave the range of half precision.
+        precise = torch.promote_types(style.dtype, torch.float32)
+        weight = self.weight.to(precise) / math.sqrt(self.weight[0, 0].numel()) * style
         if self.demodulate:
             power = weight.square().sum((2, 3, 4), keepdim=True)
             weight = weight * torch.rsqrt(power + DEMODULATION_EPS)
-        return weight
+        return weight.to(style.dtype)
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
         """Convolve each sample with its own weight.

@@ -86,9 +86,7 @@ def extract_features(model: Any, waveform: Tensor) -> Tensor:
     return features.transpose(1, 2)
 
 
-def encode_features(
-    model: Any, features: Tensor, on_layer: LayerCallback | None = None
-) -> Tensor:
+def encode_features(model: Any, features: Tensor, on_layer: LayerCallback | None = None) -> Tensor:
     """Project features and run the transformer over them.
 
     Args:

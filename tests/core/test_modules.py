@@ -63,7 +63,7 @@ def test_activation_adds_its_bias_first() -> None:
 
 
 def test_the_identity_grid_spans_minus_one_to_one_x_first() -> None:
-    grid = identity_grid(torch.zeros(1, 3, 4, 4))
+    grid = identity_grid(torch.zeros(1, 4, 4, 2))
     assert grid[0, 0, :, 0].tolist() == pytest.approx([-1, -1 / 3, 1 / 3, 1])
     assert grid[0, :, 0, 0].tolist() == [-1, -1, -1, -1]
 
