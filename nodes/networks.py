@@ -8,6 +8,7 @@ from typing import Any
 import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 
 from ..float_core.config import FloatConfig, Wav2Vec2Shape
 from ..float_core.pipeline import FloatPipeline
@@ -65,23 +66,35 @@ class FloatModel:
     pipeline: FloatPipeline
     _patchers: dict[str, WholeModelPatcher] = field(default_factory=dict)
 
-    def load(self, network: str, working_bytes: int = 0) -> FloatPipeline:
+    def load(self, name: str, working_bytes: int = 0) -> FloatPipeline:
         """Bring one network to the compute device and return the pipeline.
 
         Args:
-            network: The pipeline's attribute that holds it; the emotion network is read from its
+            name: The pipeline's attribute that holds it; the emotion network is read from its
                 file when it is first named here.
             working_bytes: Memory that the stage needs beside the weights, in bytes.
         """
-        patcher = self._patchers.get(network)
-        if patcher is None:
-            patcher = self._patchers[network] = WholeModelPatcher(
-                getattr(self.pipeline, network),
+        network = getattr(self.pipeline, name)
+        patcher = self._patchers.get(name)
+        if patcher is None or patcher.model.network is not network:
+            patcher = self._patchers[name] = WholeModelPatcher(
+                _housed(network),
                 load_device=management.get_torch_device(),
                 offload_device=management.unet_offload_device(),
             )
         management.load_models_gpu([patcher], memory_required=working_bytes)
         return self.pipeline
+
+
+def _housed(network: nn.Module) -> nn.Module:
+    """Put a network into a module of its own, which bears its name in ComfyUI's log.
+
+    ComfyUI keeps its books in attributes of the module it loads, `device` among them; those are
+    then no attributes of the network.
+    """
+    house = type(type(network).__name__, (nn.Module,), {})()
+    house.network = network
+    return house
 
 
 def picture_bytes(config: FloatConfig, images: int) -> int:

@@ -95,6 +95,18 @@ def test_cancel_is_checked_at_every_unit_of_work(
     assert client.get("/float_test/state")["updates"] == units
 
 
+def test_cancel_in_a_later_clip_removes_the_earlier_ones(
+    client: ComfyClient, server: ComfyServer
+) -> None:
+    graph, _, units = video()
+    graph = changed(graph, "picture", batch=2)
+    assert client.run(without(graph, "video")).status == "success"
+    files = temporary_files(server)
+    client.post("/float_test/cancel_after", {"updates": units + 2})
+    assert client.run(graph).status == "interrupted"
+    assert temporary_files(server) == files
+
+
 def test_the_cancel_button_stops_a_long_run_at_once(client: ComfyClient) -> None:
     graph = changed(fresh(), "motion", time_points=1000)
     graph = changed(graph, "sound", seconds=20.0)

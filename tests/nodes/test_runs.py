@@ -83,6 +83,8 @@ def test_rendering_straight_into_a_file(
     graph = changed(rendered(), "video", fps=fps)
     (path,) = client.files(run_well(client, graph), tmp_path)
     check_video(path, fps=fps, frame_count=frame_count, seconds=1)
+    with av.open(str(path)) as file:
+        assert "AI-generated" in file.metadata["comment"]
 
 
 def test_one_node_to_a_video(client: ComfyClient, tmp_path: Path) -> None:
