@@ -31,6 +31,7 @@ from .long_speech import (
 )
 from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
+from .modules.fast_decoder import FastMotionDecoder
 from .modules.flow_transformer import FlowTransformer
 from .modules.motion_decoder import MotionDecoder
 from .modules.motion_encoder import MotionEncoder
@@ -117,6 +118,8 @@ class FloatPipeline:
         weights: Weights,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        *,
+        plain: bool = False,
     ) -> None:
         """Build all networks but the emotion classifier, which waits until it is asked for.
 
@@ -124,6 +127,7 @@ class FloatPipeline:
             weights: An opened checkpoint.
             device: Where the networks go.
             dtype: Precision they run in; the stored one where None.
+            plain: Decode by the readable reference, `MotionDecoder`, instead of the fast form.
         """
         self._weights = weights
         self._device = device
@@ -131,10 +135,14 @@ class FloatPipeline:
         self._emotion_classifier: EmotionClassifier | None = None
         self.config = weights.config
         self.motion_encoder = self._build("motion_encoder", MotionEncoder)
-        self.motion_decoder = self._build("motion_decoder", MotionDecoder)
         self.audio_encoder = self._build("audio_encoder", AudioEncoder)
         self.flow_transformer = self._build("flow_transformer", FlowTransformer)
-        self.basis = MotionBasis.from_weight(self.motion_decoder.direction.weight)
+        decoder = self._build("motion_decoder", MotionDecoder)
+        self.basis = MotionBasis.from_weight(decoder.direction.weight)
+        self.motion_decoder: MotionDecoder | FastMotionDecoder = decoder
+        if not plain:
+            precision = decoder.input.input.dtype
+            self.motion_decoder = FastMotionDecoder(decoder, precision).to(device)
 
     @classmethod
     def from_checkpoint(
@@ -145,6 +153,7 @@ class FloatPipeline:
         dtype: torch.dtype | None = None,
         config: FloatConfig | None = None,
         search: Sequence[str | PathLike[str]] = (),
+        plain: bool = False,
     ) -> FloatPipeline:
         """Load weights in any of the layouts in the wild.
 
@@ -155,12 +164,13 @@ class FloatPipeline:
             config: What shapes cannot tell (heads, window, fps); else the file's metadata, else
                 the published values.
             search: More folders in which the two wav2vec2 folders may lie.
+            plain: As for the constructor.
 
         Raises:
             FileNotFoundError: There is nothing at `path`.
             CheckpointError: The file is no checkpoint of FLOAT, or not a whole one.
         """
-        return cls(open_weights(path, config=config, search=search), device, dtype)
+        return cls(open_weights(path, config=config, search=search), device, dtype, plain=plain)
 
     @classmethod
     def from_state_dict(
@@ -170,6 +180,7 @@ class FloatPipeline:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        plain: bool = False,
     ) -> FloatPipeline:
         """Build a pipeline from tensors under the keys of the one-file layout.
 
@@ -178,11 +189,12 @@ class FloatPipeline:
             config: What shapes cannot tell; the published values where None.
             device: Where the networks go.
             dtype: Precision they run in; the tensors' own where None.
+            plain: As for the constructor.
 
         Raises:
             CheckpointError: A key is missing or has another shape than its neighbours ask for.
         """
-        return cls(Weights.from_state_dict(state_dict, config), device, dtype)
+        return cls(Weights.from_state_dict(state_dict, config), device, dtype, plain=plain)
 
     @property
     def emotion_classifier(self) -> EmotionClassifier:
@@ -471,14 +483,15 @@ class FloatPipeline:
     def _artist(self, portrait: Portrait, item: int) -> Callable[[Tensor], Tensor]:
         """Return what turns motion, (b, latent_dim), into one portrait's frames."""
         network = self.motion_decoder
-        features = [_like(network, feature[item, None]) for feature in portrait.features]
         identity = portrait.identity[item]
-
-        def draw(latents: Tensor) -> Tensor:
-            latents = _like(network, latents + identity.to(latents))
-            return _precise(network(latents, features))
-
-        return draw
+        own = [feature[item, None] for feature in portrait.features]
+        if isinstance(network, FastMotionDecoder):
+            source = network.prepare(own)
+            return lambda latents: network(latents + identity.to(latents), source)
+        features = [_like(network, feature) for feature in own]
+        return lambda latents: _precise(
+            network(_like(network, latents + identity.to(latents)), features)
+        )
 
     @torch.no_grad()
     def stream(

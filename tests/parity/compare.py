@@ -1,6 +1,6 @@
 """Compare this implementation with a file of golden outputs.
 
-    python tests/parity/compare.py FILE.npz [FILE.npz …] [--dtype float64]
+    python tests/parity/compare.py FILE.npz [FILE.npz …] [--dtype float64] [--plain]
 
 Builds the model that the file's meta describes from synthetic weights, recomputes every array,
 and prints for each its shape, its largest absolute error and its relative error ‖a − b‖ / ‖b‖.
@@ -41,12 +41,12 @@ BOUND = 1e-5
 class GoldenModel:
     """The model of a golden file, and each of its arrays by name."""
 
-    def __init__(self, meta: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(self, meta: dict[str, Any], dtype: torch.dtype, plain: bool = False) -> None:
         self.meta = meta
         self.dtype = dtype
         self.config = config_of(meta["config"])
         self.pipeline = FloatPipeline.from_state_dict(
-            synthetic_state_dict(self.config, dtype), self.config, dtype=dtype
+            synthetic_state_dict(self.config, dtype), self.config, dtype=dtype, plain=plain
         )
         self.motions: dict[str, Motion] = {}
         self.portrait = self._encode_portrait()
@@ -196,9 +196,11 @@ class GoldenModel:
         return velocity(torch.tensor(time, dtype=self.dtype), motion)
 
 
-def compare_model(file: Any, meta: dict[str, Any], dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
+def compare_model(
+    file: Any, meta: dict[str, Any], dtype: torch.dtype, plain: bool
+) -> Iterator[tuple[Any, ...]]:
     """Yield name, shape, absolute and relative error of each array; None where not compared."""
-    model = GoldenModel(meta, dtype)
+    model = GoldenModel(meta, dtype, plain)
     for name in file.files:
         if name == "meta":
             continue
@@ -249,13 +251,16 @@ def compare_crops(file: Any, meta: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield name, shape, absolute, 0.0 if absolute == 0 else float("inf")
 
 
-def compare_file(path: str, dtype: torch.dtype) -> bool:
+def compare_file(path: str, dtype: torch.dtype, plain: bool) -> bool:
     """Print the table of one file; return whether every array was compared and is in bounds."""
     print(f"{path}\n  {'array':<20} {'shape':<20} {'largest error':>14} {'relative':>10}")
     good = True
     with np.load(path) as file:
         meta = json.loads(file["meta"].tobytes())
-        rows = compare_model(file, meta, dtype) if "config" in meta else compare_crops(file, meta)
+        if "config" in meta:
+            rows = compare_model(file, meta, dtype, plain)
+        else:
+            rows = compare_crops(file, meta)
         for name, shape, absolute, relative in rows:
             within = relative is not None and relative <= BOUND
             good &= within
@@ -271,9 +276,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", help="files in the golden format")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--plain", action="store_true", help="decode by the readable reference")
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
-    results = [compare_file(path, dtype) for path in arguments.files]
+    results = [compare_file(path, dtype, arguments.plain) for path in arguments.files]
     print("all within bounds" if all(results) else f"some over {BOUND:g} or not compared")
     return 0 if all(results) else 1
 

@@ -27,6 +27,10 @@ def test_tiny_and_crops() -> None:
     check(GOLDEN / "tiny.npz", GOLDEN / "crops.npz")
 
 
+def test_tiny_by_the_plain_decoder() -> None:
+    check(GOLDEN / "tiny.npz", "--plain")
+
+
 def test_tiny_in_float64_is_limited_by_storage_alone() -> None:
     result = run(GOLDEN / "tiny.npz", "--dtype", "float64")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -35,8 +39,9 @@ def test_tiny_in_float64_is_limited_by_storage_alone() -> None:
 
 
 @pytest.mark.full
-def test_full() -> None:
-    check(GOLDEN / "full.npz")
+@pytest.mark.parametrize("form", [[], ["--plain"]])
+def test_full(form) -> None:
+    check(GOLDEN / "full.npz", *form)
 
 
 def rewrite(tmp_path, **changes: np.ndarray):
