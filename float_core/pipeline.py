@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
-from typing import TypeVar, get_args
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from . import sampling
 from .audio import frame_count, warn_if_silent
-from .batches import BatchSize, decode_in_batches
 from .checkpoint import CheckpointError, Weights, open_weights
 from .checkpoint_layouts import NetworkName
 from .config import FloatConfig, SamplingOptions
+from .decoding import DECODE_BATCH, BatchSize, decode_in_batches, drawing
 from .emotion import check_track
-from .long_speech import (
-    WHOLE_SECONDS,
-    Encoding,
-    LiveSpeech,
-    Piece,
-    PreparedSpeech,
-    live_pieces,
-    plan_pieces,
-)
+from .long_speech import Encoding, PreparedSpeech
 from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
 from .modules.fast_decoder import FastMotionDecoder
@@ -36,60 +25,16 @@ from .modules.flow_transformer import FlowTransformer
 from .modules.motion_decoder import MotionDecoder
 from .modules.motion_encoder import MotionEncoder
 from .motion import FpsConverter, Motion, MotionBasis, exact_fps
+from .placement import like, precise
+from .portrait import Portrait
+from .speech import Speech, embed_live, embed_piece, hear_emotion, speech_pieces
+
+__all__ = ["DECODE_BATCH", "NETWORKS", "FloatPipeline", "Portrait", "Progress", "Speech"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
 Progress = Callable[[int, int], None]
 """Called with the units done and their total; a stage stops when it raises."""
-
-DECODE_BATCH = 4
-"""Frames decoded at once where the caller does not say."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Portrait:
-    """An encoded portrait, or a batch of them.
-
-    Attributes:
-        identity: Latent s_r, (batch, latent_dim).
-        coefficients: Motion coefficients of the portrait's own pose, (batch, motion_dim).
-        motion: The same as motion r_s, (batch, latent_dim).
-        features: Appearance at sides 8, 16, … S, each (batch, channels, side, side).
-    """
-
-    identity: Tensor
-    coefficients: Tensor
-    motion: Tensor
-    features: tuple[Tensor, ...]
-
-    @property
-    def batch(self) -> int:
-        """Return the number of portraits."""
-        return self.identity.shape[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Speech:
-    """An encoded speech, or a batch of equal length.
-
-    Attributes:
-        embedding: One vector a video frame, (batch, frames, speech_dim).
-        seconds: Duration of the waveform; the last frame may reach beyond it.
-    """
-
-    embedding: Tensor
-    seconds: float
-
-    @property
-    def batch(self) -> int:
-        """Return the number of speeches."""
-        return self.embedding.shape[0]
-
-    @property
-    def frames(self) -> int:
-        """Return the number of video frames."""
-        return self.embedding.shape[1]
-
 
 NETWORKS: Mapping[NetworkName, Callable[[FloatConfig], nn.Module]] = {
     "motion_encoder": MotionEncoder,
@@ -248,10 +193,10 @@ class FloatPipeline:
                 f"Expected finite floats in [-1, 1], got {image.dtype}: divide bytes by 127.5 and "
                 "subtract 1."
             )
-        identity, coefficients, features = self.motion_encoder(_like(self.motion_encoder, image))
-        coefficients = _precise(coefficients)
+        identity, coefficients, features = self.motion_encoder(like(self.motion_encoder, image))
+        coefficients = precise(coefficients)
         return Portrait(
-            identity=_precise(identity),
+            identity=precise(identity),
             coefficients=coefficients,
             motion=self.basis.motion(coefficients),
             features=tuple(features),
@@ -279,34 +224,12 @@ class FloatPipeline:
         """
         sound = PreparedSpeech(waveform, sample_rate)
         warn_if_silent(waveform)
-        pieces = self._pieces(sound, encoding)
+        pieces = speech_pieces(sound, self.config, encoding)
         steps = _count_calls(on_progress, len(pieces) * self.config.speech.layers)
-        embedding = torch.cat([self._embed(sound, piece, steps) for piece in pieces], dim=1)
-        return Speech(embedding, sound.seconds)
-
-    def _pieces(self, sound: PreparedSpeech, encoding: Encoding) -> list[Piece]:
-        """Return the stretches of a whole sound that are encoded together."""
-        if encoding not in get_args(Encoding):
-            raise ValueError(f'Expected encoding "auto" or "whole", got {encoding!r}.')
-        fps = self.config.fps
-        frames = frame_count(sound.samples, fps)
-        if encoding == "whole" or sound.seconds <= WHOLE_SECONDS:
-            return [Piece(0, 0, frames, frames)]
-        return list(plan_pieces(frames, fps, self.config.transformer.window_frames))
-
-    def _embed(
-        self,
-        sound: PreparedSpeech | LiveSpeech,
-        piece: Piece,
-        on_step: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """Encode one piece of speech and keep its own frames, (batch, frames, speech_dim)."""
-        span = self.config.samples_per_frame
-        part = sound.part(piece.first * span, piece.last * span)
-        network = self.audio_encoder
-        layers = None if on_step is None else lambda _index, _output: on_step()
-        embedding = network(_like(network, part), piece.last - piece.first, layers)
-        return _precise(embedding[:, piece.start - piece.first : piece.stop - piece.first])
+        parts = [
+            embed_piece(self.audio_encoder, self.config, sound, piece, steps) for piece in pieces
+        ]
+        return Speech(torch.cat(parts, dim=1), sound.seconds)
 
     @torch.no_grad()
     def classify_emotion(
@@ -334,17 +257,9 @@ class FloatPipeline:
         """
         sound = PreparedSpeech(waveform, sample_rate)
         network = self.emotion_classifier
-        pieces = self._pieces(sound, encoding)
+        pieces = speech_pieces(sound, self.config, encoding)
         steps = _count_calls(on_progress, len(pieces) * self.config.emotion.layers)
-        layers = None if steps is None else lambda _index, _output: steps()
-        span = self.config.samples_per_frame
-        total: Tensor | float = 0.0
-        for piece in pieces:
-            part = _like(network, sound.part(piece.first * span, piece.last * span))
-            own = slice((piece.start - piece.first) * span, (piece.stop - piece.first) * span)
-            total = total + network.mean_hidden(part, own, layers) * (piece.stop - piece.start)
-        logits = network.classifier(total / sum(p.stop - p.start for p in pieces))
-        return _precise(logits).softmax(-1)
+        return hear_emotion(network, self.config, sound, pieces, steps)
 
     @torch.no_grad()
     def sample(
@@ -435,11 +350,11 @@ class FloatPipeline:
         """Prepare the velocity under a condition; the solver's state stays precise."""
         network = self.flow_transformer
         window = condition.speech.shape[1]
-        previous = _like(network, condition.previous_motion)
+        previous = like(network, condition.previous_motion)
         embedded = network.embed_condition(
-            _like(network, condition.reference),
-            _like(network, torch.cat((condition.previous_speech, condition.speech), dim=1)),
-            _like(network, condition.emotion),
+            like(network, condition.reference),
+            like(network, torch.cat((condition.previous_speech, condition.speech), dim=1)),
+            like(network, condition.emotion),
         )
 
         def velocity(time: Tensor, state: Tensor) -> Tensor:
@@ -467,31 +382,12 @@ class FloatPipeline:
         Raises:
             ValueError: The batches do not fit each other.
         """
-        size = self._batch_size(batch_size)
+        size = BatchSize(batch_size)
         batch = _common_batch(portrait=portrait.batch, motion=len(motion.latents))
         for item in range(batch):
-            draw = self._artist(portrait, min(item, portrait.batch - 1))
-            yield from decode_in_batches(
-                draw, motion.latents[min(item, len(motion.latents) - 1)], size
-            )
-
-    def _batch_size(self, asked: int | None) -> BatchSize:
-        if asked is not None and asked < 1:
-            raise ValueError(f"Expected a batch size of 1 or more frames, got {asked}.")
-        return BatchSize(asked or DECODE_BATCH)
-
-    def _artist(self, portrait: Portrait, item: int) -> Callable[[Tensor], Tensor]:
-        """Return what turns motion, (b, latent_dim), into one portrait's frames."""
-        network = self.motion_decoder
-        identity = portrait.identity[item]
-        own = [feature[item, None] for feature in portrait.features]
-        if isinstance(network, FastMotionDecoder):
-            source = network.prepare(own)
-            return lambda latents: network(latents + identity.to(latents), source)
-        features = [_like(network, feature) for feature in own]
-        return lambda latents: _precise(
-            network(_like(network, latents + identity.to(latents)), features)
-        )
+            draw = drawing(self.motion_decoder, portrait, min(item, portrait.batch - 1))
+            latents = motion.latents[min(item, len(motion.latents) - 1)]
+            yield from decode_in_batches(draw, latents, size)
 
     @torch.no_grad()
     def stream(
@@ -542,10 +438,12 @@ class FloatPipeline:
             embeddings = self._whole_embeddings(sound, sample_rate, emotion, encoding, on_step)
         else:
             check_track(emotion, 1)
-            embeddings = self._live_embeddings(sound, sample_rate, lookahead_seconds, on_step)
+            embeddings = embed_live(
+                self.audio_encoder, self.config, sound, sample_rate, lookahead_seconds, on_step
+            )
         starts = self._noise(options.seed, None, 1, 0)
         windows = self._windows(embeddings, emotion, starts, 1)
-        draw, size = self._artist(portrait, 0), self._batch_size(batch_size)
+        draw, size = drawing(self.motion_decoder, portrait, 0), BatchSize(batch_size)
         converter = FpsConverter(
             Fraction(self.config.fps), exact_fps(self.config.fps if fps is None else fps)
         )
@@ -565,56 +463,10 @@ class FloatPipeline:
         warn_if_silent(waveform)
         _require_one(speech=len(waveform))
         check_track(emotion, frame_count(sound.samples, self.config.fps))
-        pieces = self._pieces(sound, encoding)
-        return (self._embed(sound, piece, on_step) for piece in pieces)
-
-    def _live_embeddings(
-        self,
-        stretches: Iterable[Tensor],
-        sample_rate: int,
-        lookahead_seconds: float,
-        on_step: Callable[[], None] | None,
-    ) -> Iterator[Tensor]:
-        if lookahead_seconds < 0:
-            raise ValueError(f"Expected a lookahead of 0 s or more, got {lookahead_seconds}.")
-        fps = self.config.fps
-        sound = LiveSpeech(stretches, sample_rate)
-        pieces = live_pieces(
-            sound, fps, self.config.transformer.window_frames, round(lookahead_seconds * fps)
+        pieces = speech_pieces(sound, self.config, encoding)
+        return (
+            embed_piece(self.audio_encoder, self.config, sound, piece, on_step) for piece in pieces
         )
-        return (self._embed(sound, piece, on_step) for piece in pieces)
-
-
-def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
-    """Turn a picture of bytes, (S, S, 3), into what `encode_portrait` takes, (1, 3, S, S)."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    return pixels.to(torch.float32) / 127.5 - 1
-
-
-def frame_bytes(frames: Tensor) -> Tensor:
-    """Turn decoded frames, (b, 3, S, S), into bytes for a video, (b, S, S, 3), on the CPU.
-
-    Raises:
-        ValueError: A colour is not finite.
-    """
-    if not bool(torch.isfinite(frames).all()):
-        raise ValueError(
-            "Expected finite colours, got NaN or infinity from the decoder: the precision is too "
-            'low for these weights, or they are damaged. Try "fp32".'
-        )
-    levels = ((frames.clamp(-1, 1) + 1) * 127.5).round()
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-
-
-def _like(network: nn.Module, value: Tensor) -> Tensor:
-    """Bring a value to where a network lies, in its precision."""
-    parameter = next(network.parameters())
-    return value.to(parameter.device, parameter.dtype)
-
-
-def _precise(value: Tensor) -> Tensor:
-    """Return a value in float32 or better."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _expand(value: Tensor, batch: int) -> Tensor:

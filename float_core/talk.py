@@ -30,7 +30,8 @@ from .long_speech import Encoding
 from .media import VideoWriter, check_output, load_audio, load_image, parse_colour
 from .motion import exact_fps
 from .pace import Pace
-from .pipeline import FloatPipeline, frame_bytes, portrait_image
+from .pipeline import FloatPipeline
+from .portrait import frame_bytes, portrait_image
 from .writer_thread import WriterThread
 
 FROM_SPEECH = "speech"

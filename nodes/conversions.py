@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..float_core.face import Colour, Picture
-from ..float_core.pipeline import frame_bytes
+from ..float_core.portrait import frame_bytes
 
 BLACK: Colour = (0, 0, 0)
 

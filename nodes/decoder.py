@@ -17,7 +17,8 @@ from torch import Tensor
 from ..float_core.config import FloatConfig
 from ..float_core.media import VideoWriter
 from ..float_core.motion import MAXIMUM_FPS, MINIMUM_FPS, Motion
-from ..float_core.pipeline import Portrait, frame_bytes
+from ..float_core.pipeline import Portrait
+from ..float_core.portrait import frame_bytes
 from .conversions import fill_image, split_audio
 from .networks import FloatModel
 from .sockets import MotionSocket, PortraitSocket, float_schema, model_input

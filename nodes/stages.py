@@ -15,7 +15,8 @@ from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
 from ..float_core.emotion import describe
 from ..float_core.face import Colour, CropSquare
 from ..float_core.motion import Motion
-from ..float_core.pipeline import DECODE_BATCH, Portrait, Speech, portrait_image
+from ..float_core.pipeline import DECODE_BATCH, Portrait, Speech
+from ..float_core.portrait import portrait_image
 from .conversions import (
     BLACK,
     check_image,

@@ -193,8 +193,10 @@ class FastLevel(nn.Module):
         self.register_buffer("colour_weight", colour * (scale * gain))  # (3, channels, 1, 1)
         self.register_buffer("colour_bias", to_rgb.conv[1].bias.detach().to(precise) * gain)
         self.register_buffer("image_bias", to_rgb.bias.detach().to(precise, copy=True))
-        base = identity_grid(torch.empty(self.side, dtype=precise, device=flow.device))
-        self.register_buffer("base", base.permute(0, 3, 1, 2).contiguous())  # (1, 2, side, side)
+        grid = torch.empty(1, self.side, self.side, 2, dtype=precise, device=flow.device)
+        self.register_buffer(
+            "base", identity_grid(grid).permute(0, 3, 1, 2).contiguous()
+        )  # (1, 2, side, side)
 
     def style(self, up: Tensor, conv: Tensor, flow: Tensor) -> LevelStyle:
         """Derive the level's style from the modulations, each (batch, inputs)."""

@@ -11,8 +11,8 @@ from parity import synthetic
 
 from float_core import long_speech
 from float_core.audio import normalise, prepare_speech, resample
-from float_core.batches import BatchSize, decode_in_batches
 from float_core.config import BASE_WAV2VEC2, SamplingOptions
+from float_core.decoding import BatchSize, decode_in_batches
 from float_core.emotion import one_hot
 from float_core.long_speech import (
     LiveSpeech,

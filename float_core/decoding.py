@@ -1,4 +1,4 @@
-"""Decoding in batches that fit the memory."""
+"""Decoding: one portrait's motion to frames, in batches that fit the memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .modules.fast_decoder import FastMotionDecoder
+from .modules.motion_decoder import MotionDecoder
+from .placement import like, precise
+from .portrait import Portrait
+
 _log = logging.getLogger(__name__)
+
+
+DECODE_BATCH = 4
+"""Frames decoded at once where the caller does not say."""
 
 
 class BatchSize:
@@ -18,9 +27,18 @@ class BatchSize:
         frames: The size now.
     """
 
-    def __init__(self, frames: int) -> None:
-        """Start with a size of 1 or more."""
-        self.frames = frames
+    def __init__(self, frames: int | None = None) -> None:
+        """Start with a size.
+
+        Args:
+            frames: 1 or more; what suits most devices where None.
+
+        Raises:
+            ValueError: The size is below 1.
+        """
+        if frames is not None and frames < 1:
+            raise ValueError(f"Expected a batch size of 1 or more frames, got {frames}.")
+        self.frames = frames or DECODE_BATCH
 
     def halve(self, error: BaseException) -> None:
         """Halve the size after memory ran out.
@@ -35,6 +53,25 @@ class BatchSize:
             ) from error
         self.frames //= 2
         _log.warning("Out of memory: decoding %d frames at once from here on.", self.frames)
+
+
+def drawing(
+    network: MotionDecoder | FastMotionDecoder, portrait: Portrait, item: int
+) -> Callable[[Tensor], Tensor]:
+    """Return what turns motion, (b, latent_dim), into one portrait's frames, (b, 3, S, S).
+
+    Args:
+        network: The decoder, plain or fast.
+        portrait: A batch of portraits.
+        item: Which of them.
+    """
+    identity = portrait.identity[item]
+    own = [feature[item, None] for feature in portrait.features]
+    if isinstance(network, FastMotionDecoder):
+        source = network.prepare(own)
+        return lambda latents: network(latents + identity.to(latents), source)
+    features = [like(network, feature) for feature in own]
+    return lambda latents: precise(network(like(network, latents + identity.to(latents)), features))
 
 
 def decode_in_batches(
