@@ -26,7 +26,7 @@ from float_core.config import FloatConfig  # noqa: E402
 from float_core.long_speech import PreparedSpeech, plan_pieces  # noqa: E402
 from float_core.media import load_audio  # noqa: E402
 from float_core.modules.audio_encoder import AudioEncoder  # noqa: E402
-from float_core.speech import embed_piece, speech_pieces  # noqa: E402
+from float_core.speech import embed_pieces, speech_pieces  # noqa: E402
 from float_core.synthetic import synthetic_weights  # noqa: E402
 
 RATE = 16_000
@@ -62,8 +62,8 @@ def main() -> None:
     config = FloatConfig()
     network = speech_network(config)
     sound = PreparedSpeech(recording(arguments.recordings, arguments.seconds), RATE)
-    (whole_piece,) = speech_pieces(sound, config, "whole")
-    whole = embed_piece(network, config, sound, whole_piece)[0]
+    at_once = speech_pieces(sound, config, "whole")
+    whole = next(embed_pieces(network, config, sound, at_once))[0]
     norms = whole.norm(dim=-1)
     print(f"{arguments.seconds} s of speech, {len(whole)} frames")
     print("| context, s | relative error | worst frame | step at a join / median step |")
@@ -71,8 +71,7 @@ def main() -> None:
     for context in arguments.contexts:
         with mock.patch.object(long_speech, "CONTEXT_SECONDS", context):
             pieces = list(plan_pieces(len(whole), config.fps, config.transformer.window_frames))
-        parts = [embed_piece(network, config, sound, piece)[0] for piece in pieces]
-        made = torch.cat(parts)
+        made = torch.cat(list(embed_pieces(network, config, sound, pieces)), dim=1)[0]
         error = (made - whole).norm() / whole.norm()
         worst = ((made - whole).norm(dim=-1) / norms).max()
         steps = (made[1:] - made[:-1]).norm(dim=-1)

@@ -26,6 +26,7 @@ from .audio import (
     to_mono,
 )
 from .config import SPEECH_SAMPLE_RATE
+from .modules.wav2vec2 import WindowMoments
 
 WHOLE_SECONDS = 60
 """Speech up to this length is encoded at once, exactly as published."""
@@ -114,6 +115,24 @@ class PreparedSpeech:
     def part(self, start: int, stop: int) -> Tensor:
         """Return normalised samples, (batch, stop - start), cut at the end of the sound."""
         return self._statistics.normalise(self._mono(start, stop))
+
+    def window_moments(self, kernel: int, stride: int) -> WindowMoments:
+        """Measure the windows that a convolution over the whole normalised sound sees.
+
+        Args:
+            kernel: Samples of a window.
+            stride: Samples from one window to the next.
+        """
+        count = 0
+        mean, square = torch.zeros(1, kernel), torch.zeros(1, kernel, kernel)
+        block = _BLOCK_SECONDS * SPEECH_SAMPLE_RATE // stride * stride
+        for start in range(0, self.samples - kernel + 1, block):
+            sound = self.part(start, start + block + kernel - stride)
+            windows = sound.unfold(-1, kernel, stride)  # (batch, windows, kernel)
+            mean = mean + windows.sum(1)
+            square = square + windows.mT @ windows
+            count += windows.shape[1]
+        return WindowMoments(mean / count, square / count)
 
     def _mono(self, start: int, stop: int) -> Tensor:
         if self._waveform.shape[1] == 1:

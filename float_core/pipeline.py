@@ -27,7 +27,7 @@ from .modules.motion_encoder import MotionEncoder
 from .motion import FpsConverter, Motion, MotionBasis, exact_fps
 from .placement import like, precise
 from .portrait import Portrait
-from .speech import Speech, embed_live, embed_piece, hear_emotion, speech_pieces
+from .speech import Speech, embed_live, embed_pieces, hear_emotion, speech_pieces
 
 __all__ = ["DECODE_BATCH", "NETWORKS", "FloatPipeline", "Portrait", "Progress", "Speech"]
 
@@ -226,10 +226,8 @@ class FloatPipeline:
         warn_if_silent(waveform)
         pieces = speech_pieces(sound, self.config, encoding)
         steps = _count_calls(on_progress, len(pieces) * self.config.speech.layers)
-        parts = [
-            embed_piece(self.audio_encoder, self.config, sound, piece, steps) for piece in pieces
-        ]
-        return Speech(torch.cat(parts, dim=1), sound.seconds)
+        parts = embed_pieces(self.audio_encoder, self.config, sound, pieces, steps)
+        return Speech(torch.cat(list(parts), dim=1), sound.seconds)
 
     @torch.no_grad()
     def classify_emotion(
@@ -464,9 +462,7 @@ class FloatPipeline:
         _require_one(speech=len(waveform))
         check_track(emotion, frame_count(sound.samples, self.config.fps))
         pieces = speech_pieces(sound, self.config, encoding)
-        return (
-            embed_piece(self.audio_encoder, self.config, sound, piece, on_step) for piece in pieces
-        )
+        return embed_pieces(self.audio_encoder, self.config, sound, pieces, on_step)
 
 
 def _expand(value: Tensor, batch: int) -> Tensor:

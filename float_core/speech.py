@@ -21,7 +21,7 @@ from .long_speech import (
 )
 from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
-from .modules.wav2vec2 import LayerCallback
+from .modules.wav2vec2 import LayerCallback, WindowMoments
 from .placement import like, precise
 
 Step = Callable[[], None]
@@ -70,17 +70,46 @@ def speech_pieces(sound: PreparedSpeech, config: FloatConfig, encoding: Encoding
     return list(plan_pieces(frames, config.fps, config.transformer.window_frames))
 
 
+def embed_pieces(
+    network: AudioEncoder,
+    config: FloatConfig,
+    sound: PreparedSpeech,
+    pieces: Sequence[Piece],
+    on_step: Step | None = None,
+) -> Iterator[Tensor]:
+    """Encode a whole sound, in pieces that are normalised alike.
+
+    Args:
+        network: The speech network.
+        config: What the weights fix.
+        sound: The sound.
+        pieces: From `speech_pieces`.
+        on_step: Called after each layer.
+
+    Yields:
+        Each piece's own frames, (batch, frames, speech_dim).
+    """
+    moments = None
+    if len(pieces) > 1 and config.speech.extractor_norm == "group":
+        moments = sound.window_moments(config.speech.conv_kernel[0], config.speech.conv_stride[0])
+        place = next(network.parameters()).device
+        moments = WindowMoments(moments.mean.to(place), moments.square.to(place))
+    for piece in pieces:
+        yield embed_piece(network, config, sound, piece, on_step, moments)
+
+
 def embed_piece(
     network: AudioEncoder,
     config: FloatConfig,
     sound: PreparedSpeech | LiveSpeech,
     piece: Piece,
     on_step: Step | None = None,
+    moments: WindowMoments | None = None,
 ) -> Tensor:
     """Encode one piece of speech and keep its own frames, (batch, frames, speech_dim)."""
     span = config.samples_per_frame
-    part = sound.part(piece.first * span, piece.last * span)
-    embedding = network(like(network, part), piece.last - piece.first, _each_layer(on_step))
+    part = like(network, sound.part(piece.first * span, piece.last * span))
+    embedding = network(part, piece.last - piece.first, _each_layer(on_step), moments)
     return precise(embedding[:, piece.start - piece.first : piece.stop - piece.first])
 
 

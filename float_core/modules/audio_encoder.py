@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FloatConfig
-from .wav2vec2 import LayerCallback, build_wav2vec2, encode_features, extract_features
+from .wav2vec2 import (
+    LayerCallback,
+    WindowMoments,
+    build_wav2vec2,
+    encode_features,
+    extract_features,
+)
 
 
 class AudioEncoder(nn.Module):
@@ -28,7 +34,11 @@ class AudioEncoder(nn.Module):
         )
 
     def forward(
-        self, waveform: Tensor, frames: int, on_layer: LayerCallback | None = None
+        self,
+        waveform: Tensor,
+        frames: int,
+        on_layer: LayerCallback | None = None,
+        moments: WindowMoments | None = None,
     ) -> Tensor:
         """Embed speech.
 
@@ -36,11 +46,12 @@ class AudioEncoder(nn.Module):
             waveform: Normalised over the whole clip, 16 kHz, (batch, samples).
             frames: Video frames to embed, at most a frame more than the samples span.
             on_layer: Called after each transformer layer with its index and output.
+            moments: Those of the whole clip, where the waveform is a piece of one.
 
         Returns:
             (batch, frames, speech_dim).
         """
-        features = self.frame_features(waveform, frames)  # (batch, frames, channels)
+        features = self.frame_features(waveform, frames, moments)  # (batch, frames, channels)
         layers: list[Tensor] = []
 
         def collect(index: int, output: Tensor) -> None:
@@ -52,18 +63,21 @@ class AudioEncoder(nn.Module):
         embedding: Tensor = self.audio_projection(torch.cat(layers, dim=-1))
         return embedding
 
-    def frame_features(self, waveform: Tensor, frames: int) -> Tensor:
+    def frame_features(
+        self, waveform: Tensor, frames: int, moments: WindowMoments | None = None
+    ) -> Tensor:
         """Extract features and resample them along time to the video's frames.
 
         Args:
             waveform: As for `forward`, (batch, samples).
             frames: As for `forward`.
+            moments: As for `forward`.
 
         Returns:
             (batch, frames, channels).
         """
         padding = max(frames * self.samples_per_frame, self.minimum_samples) - waveform.shape[1]
         padded = F.pad(waveform[:, None], (0, max(padding, 0)), mode="replicate")[:, 0]
-        features = extract_features(self.wav2vec2, padded).transpose(1, 2)
+        features = extract_features(self.wav2vec2, padded, moments).transpose(1, 2)
         resampled = F.interpolate(features, size=frames, mode="linear", align_corners=True)
         return resampled.transpose(1, 2)

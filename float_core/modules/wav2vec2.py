@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..config import Wav2Vec2Shape
@@ -72,18 +74,66 @@ def _import_wav2vec2() -> tuple[Any, Any]:
     return Wav2Vec2Config, Wav2Vec2Model
 
 
-def extract_features(model: Any, waveform: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowMoments:
+    """First and second moments of a clip's windows under the extractor's first kernel.
+
+    Attributes:
+        mean: Mean of each sample of a window, (batch, kernel).
+        square: Mean of the products of each two samples, (batch, kernel, kernel).
+    """
+
+    mean: Tensor
+    square: Tensor
+
+
+def extract_features(model: Any, waveform: Tensor, moments: WindowMoments | None = None) -> Tensor:
     """Run the convolutional extractor.
 
     Args:
         model: A network of `build_wav2vec2`.
         waveform: Normalised waveform at 16 kHz, (batch, samples).
+        moments: Where the waveform is a piece of a clip, those of the whole clip: an extractor
+            with a group norm then normalises by the clip instead of the piece.
 
     Returns:
         (batch, features, channels).
     """
-    features: Tensor = model.feature_extractor(waveform)
+    first = model.feature_extractor.conv_layers[0]
+    norm = getattr(first, "layer_norm", None)
+    with _norm_by_clip(norm, first.conv, moments):
+        features: Tensor = model.feature_extractor(waveform)
     return features.transpose(1, 2)
+
+
+@contextmanager
+def _norm_by_clip(
+    norm: nn.Module | None, conv: nn.Conv1d, moments: WindowMoments | None
+) -> Iterator[None]:
+    """Let a group norm over time use the statistics of a whole clip.
+
+    The convolution before it is linear: its output's mean and variance over the clip follow from
+    the moments of the clip's windows.
+    """
+    if moments is None or not isinstance(norm, nn.GroupNorm):
+        yield
+        return
+    kernel = conv.weight[:, 0].to(moments.mean)  # (channels, kernel)
+    mean = moments.mean @ kernel.T
+    power = torch.einsum("ck,bkl,cl->bc", kernel, moments.square, kernel)
+    deviation = torch.sqrt((power - mean.square()).clamp(min=0) + norm.eps)
+    if conv.bias is not None:  # it moves the mean and leaves the deviation
+        mean = mean + conv.bias.to(mean)
+
+    def normalise(group_norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        maps = (inputs[0] - mean[..., None].to(output)) / deviation[..., None].to(output)
+        return maps * group_norm.weight[:, None] + group_norm.bias[:, None]
+
+    handle = norm.register_forward_hook(normalise)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def encode_features(model: Any, features: Tensor, on_layer: LayerCallback | None = None) -> Tensor:

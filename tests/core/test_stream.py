@@ -139,6 +139,19 @@ def test_longer_speech_is_encoded_in_pieces_near_the_whole(long_pipeline) -> Non
     assert error < 0.1
 
 
+def test_features_of_a_piece_are_those_of_the_whole_clip(long_pipeline) -> None:
+    """The extractor's group norm goes by the clip, so its features do not depend on the cut."""
+    network = long_pipeline.audio_encoder
+    sound = torch.cat((speech(8.0) * 3, speech(8.0, "b") * 0.3), dim=-1)
+    prepared = PreparedSpeech(sound, RATE)
+    whole = network.frame_features(prepared.part(0, prepared.samples), 400)
+    moments = prepared.window_moments(10, 5)
+    piece = network.frame_features(prepared.part(100 * 640, 200 * 640), 100, moments)
+    torch.testing.assert_close(piece[:, 1:-1], whole[:, 101:199], rtol=1e-3, atol=1e-3)
+    alone = network.frame_features(prepared.part(100 * 640, 200 * 640), 100)
+    assert (alone[:, 1:-1] - whole[:, 101:199]).abs().max() > 0.01
+
+
 def test_more_context_brings_the_pieces_nearer_to_the_whole(long_pipeline, monkeypatch) -> None:
     sound = speech(70.0)
     whole = long_pipeline.encode_speech(sound, RATE, encoding="whole").embedding
