@@ -1,4 +1,4 @@
-"""The command line: talk, info, convert."""
+"""The command line: talk, info, convert, train."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -91,7 +92,30 @@ def _parser() -> argparse.ArgumentParser:
     converter.add_argument("output", metavar="OUT.safetensors", help="the file to write")
     converter.add_argument("--dtype", choices=DTYPES, help="precision to store (default: kept)")
     converter.set_defaults(run=_convert)
+    _add_train(commands)
     return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[_OneSentenceParser]) -> None:
+    parser = commands.add_parser("train", help="train the demo model from nothing, or judge one")
+    tasks = parser.add_subparsers(
+        dest="task", required=True, metavar="TASK", parser_class=_OneSentenceParser
+    )
+    demo = tasks.add_parser("demo", help="draw a world, train on it, write the weights")
+    demo.add_argument("--output", required=True, metavar="F.safetensors", help="file to write")
+    demo.add_argument("--folder", metavar="DIR", help="states, log, sheets (F.training)")
+    demo.add_argument("--minutes", type=float, metavar="M", help="fit the training into M minutes")
+    demo.add_argument("--effort", type=float, metavar="E", help="factor of the usual steps")
+    demo.add_argument("--resume", action="store_true", help="go on where a training stopped")
+    demo.add_argument("--seed", type=int, default=0, metavar="N")
+    demo.add_argument("--no-figures", action="store_true", help="do not judge the model afterwards")
+    demo.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="(%(default)s)")
+    judge = tasks.add_parser("judge", help="held-out figures of a model: does it speak?")
+    judge.add_argument("weights", metavar="WEIGHTS", help="a file or folder of weights")
+    judge.add_argument("--recording", action="append", default=[], metavar="A", help="a real voice")
+    for task, run in ((demo, _train_demo), (judge, _judge)):
+        task.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+        task.set_defaults(run=run)
 
 
 def _add_talk(commands: argparse._SubParsersAction[_OneSentenceParser]) -> None:
@@ -269,3 +293,30 @@ def _convert(parsed: argparse.Namespace) -> None:
         pipeline.read_emotion_network()
     convert(weights, parsed.output, DTYPES.get(parsed.dtype))
     print(f"Wrote {parsed.output}. Licence: {weights.licence}")
+
+
+def _train_demo(parsed: argparse.Namespace) -> None:
+    from .training import command
+
+    order = command.DemoOrder(
+        output=Path(parsed.output),
+        folder=Path(parsed.folder) if parsed.folder else None,
+        minutes=parsed.minutes,
+        effort=parsed.effort,
+        resume=parsed.resume,
+        seed=parsed.seed,
+        figures=not parsed.no_figures,
+        half_precision=parsed.dtype == "bf16",
+    )
+    with _Bars() as bars:
+        outcome = command.train_demo(order, _device(parsed.device), bars.show)
+    print(outcome)
+
+
+def _judge(parsed: argparse.Namespace) -> None:
+    from .training import command
+
+    weights, recordings = existing(parsed.weights), [Path(name) for name in parsed.recording]
+    with _Bars() as bars:
+        figures = command.evaluate_weights(weights, recordings, _device(parsed.device), bars.show)
+    print(figures)

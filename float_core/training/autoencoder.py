@@ -1,0 +1,269 @@
+"""Phase 1: the motion autoencoder learns to redraw an identity in another picture's pose.
+
+Source: FLOAT (ICCV 2025), section 3.1. Pairs are two pictures of one identity. What only a
+renderer knows (flow, poses) enters through losses whose weights can be 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..config import FloatConfig
+from ..modules.motion_decoder import MotionDecoder
+from ..modules.motion_encoder import MotionEncoder
+from ..motion import MotionBasis
+from . import losses
+from .decoding import Decoded, decode
+from .identities import draw_identities
+from .portraits import Drawing, TrueMotion, boxes, draw, true_motion
+from .poses import PARAMETER_SPREAD, PARAMETERS, expression_variants, neutral, random_poses
+from .recipe import LossWeights, Stage
+from .seeds import HELD_OUT, TRAINING, generator
+
+HELD_OUT_PAIRS = 48
+SHEET_ROWS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of pictures of one identity.
+
+    The first half of the batch differs in the whole pose, the second in expression only.
+
+    Attributes:
+        source: The first pictures.
+        target: The second pictures.
+        source_pose: (batch, parameters).
+        target_pose: (batch, parameters).
+    """
+
+    source: Drawing
+    target: Drawing
+    source_pose: Tensor
+    target_pose: Tensor
+
+    @property
+    def motion(self) -> TrueMotion:
+        """Return the true motion from source to target."""
+        return true_motion(self.source, self.target)
+
+    @property
+    def target_boxes(self) -> Tensor:
+        """Return the places of the target's mouth and eyes, (batch, 2, 4)."""
+        return boxes(self.target.head)
+
+
+def draw_pairs(
+    stream: torch.Generator, count: int, size: int, spread: float, device: torch.device | str
+) -> Pairs:
+    """Draw pairs.
+
+    Args:
+        stream: Where chance comes from.
+        count: Number of pairs.
+        size: Side of the pictures in pixels.
+        spread: Width of the heads' motion.
+        device: Where they are drawn.
+    """
+    who = draw_identities(stream, count).to(device)
+    first, second = random_poses(stream, count, spread), random_poses(stream, count, spread)
+    half = count // 2
+    second[half:] = expression_variants(stream, first[half:])
+    first, second = first.to(device), second.to(device)
+    return Pairs(draw(who, first, size), draw(who, second, size), first, second)
+
+
+def build_networks(config: FloatConfig) -> nn.ModuleDict:
+    """Build encoder, decoder and the linear layer that reads poses off coefficients.
+
+    Flow convolutions start at zero, so that the first picture is the source's; the coefficients
+    start as independent directions of the latent.
+    """
+    encoder, decoder = MotionEncoder(config), MotionDecoder(config)
+    last = encoder.fc[-1]
+    weight = cast(Tensor, last.weight)
+    nn.init.orthogonal_(weight, gain=math.sqrt(weight.shape[1]))
+    for to_flow in decoder.to_flows:
+        nn.init.zeros_(cast(Tensor, cast(nn.Module, to_flow.conv).weight))
+    probe = nn.Linear(config.motion_dim, len(PARAMETERS))
+    nn.init.zeros_(probe.weight)
+    probe.bias.data.copy_(neutral()[0])
+    return nn.ModuleDict({"encoder": encoder, "decoder": decoder, "probe": probe})
+
+
+def grow(small: Mapping[str, Tensor], large: nn.ModuleDict) -> None:
+    """Put what was learned on small pictures into networks for pictures of twice the side.
+
+    The encoder gains a stem and a first block, the decoder a last level; those start anew, the
+    level's colours faint.
+
+    Args:
+        small: State of the networks of half the image size.
+        large: The networks to fill.
+    """
+    state = large.state_dict()
+    stem = "encoder.net_app.convs."
+    for key, value in small.items():
+        if key.startswith(stem):
+            layer, _, rest = key[len(stem) :].partition(".")
+            if layer == "0":
+                continue
+            key = f"{stem}{int(layer) + 1}.{rest}"
+        state[key] = value
+    fresh = len(cast(MotionDecoder, large["decoder"]).to_rgbs) - 1
+    state[f"decoder.to_rgbs.{fresh}.conv.0.weight"] *= 0.1
+    large.load_state_dict(state)
+
+
+def reenact(networks: nn.ModuleDict, source: Tensor, driving: Tensor) -> tuple[Decoded, Tensor]:
+    """Redraw one batch in the poses of another.
+
+    Args:
+        networks: Encoder and decoder.
+        source: Portraits, (batch, 3, S, S).
+        driving: Pictures whose poses are taken, of any identity, (batch, 3, S, S).
+
+    Returns:
+        What was decoded, and the coefficients of sources, then driving pictures,
+        (2 * batch, motion_dim).
+    """
+    identity, coefficients, features = networks["encoder"](torch.cat((source, driving)))
+    count = len(source)
+    decoder = cast(MotionDecoder, networks["decoder"])
+    basis = MotionBasis.from_weight(decoder.direction.weight)
+    latent = identity[:count] + basis.motion(coefficients[count:])
+    return decode(decoder, latent, [f[:count] for f in features]), coefficients
+
+
+class AutoencoderTask:
+    """Phase 1's task, for one stage."""
+
+    def __init__(
+        self, config: FloatConfig, stage: Stage, seed: int, device: torch.device | str
+    ) -> None:
+        """Build the networks and draw the held-out pairs.
+
+        Args:
+            config: The model, of the stage's image size.
+            stage: Batch, losses, poses.
+            seed: Name of the random streams.
+            device: Where to train.
+        """
+        self.stage = stage
+        self.seed = seed
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.networks = build_networks(config).to(device)
+        stream = generator(HELD_OUT, "pairs", seed)
+        self._judged = draw_pairs(stream, HELD_OUT_PAIRS, stage.image_size, 0.7, device)
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """Return the parts of one step's loss."""
+        stage = self.stage
+        low, high = stage.spread
+        spread = low + (high - low) * min(1.0, 2 * step / stage.steps)
+        stream = generator(TRAINING, "pairs", self.seed, stage.name, step)
+        pairs = draw_pairs(stream, stage.batch, stage.image_size, spread, self.device)
+        parts = self._told(pairs) if self._reads_only else self._redrawn(pairs)
+        weights = stage.weights
+        total = sum(getattr(weights, name) * part for name, part in parts.items())
+        return {"loss": cast(Tensor, total), **parts}
+
+    @property
+    def _reads_only(self) -> bool:
+        weights = self.stage.weights
+        return not (weights.image or weights.detail or weights.regions or weights.flow)
+
+    def _told(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Return the parts that need no decoder."""
+        images = torch.cat((pairs.source.image, pairs.target.image))
+        coefficients = self.networks["encoder"](images)[1]
+        return self._read(coefficients.float(), pairs)
+
+    def _read(self, coefficients: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+        poses = torch.cat((pairs.source_pose, pairs.target_pose))
+        read = self.networks["probe"](coefficients)
+        spread = PARAMETER_SPREAD.to(poses)
+        return {
+            "parameters": losses.parameter_loss(read, poses, spread),
+            "scale": losses.scale_loss(coefficients),
+        }
+
+    def _redrawn(self, pairs: Pairs) -> dict[str, Tensor]:
+        weights: LossWeights = self.stage.weights
+        decoded, coefficients = reenact(self.networks, pairs.source.image, pairs.target.image)
+        target = pairs.target.image
+        parts = {
+            "image": losses.image_loss(decoded.image, target),
+            "detail": losses.detail_loss(decoded.image, target),
+            "regions": losses.region_loss(decoded.image, target, pairs.target_boxes),
+        }
+        if weights.flow:
+            parts["flow"] = losses.flow_loss(decoded.grids, pairs.motion)
+        if weights.parameters:
+            parts |= self._read(coefficients.float(), pairs)
+        return parts
+
+    @torch.no_grad()
+    def figures(self, networks: nn.ModuleDict) -> dict[str, float]:
+        """Return what is read off held-out pictures, and how well they are redrawn."""
+        pairs = self._judged
+        decoded, coefficients = reenact(networks, pairs.source.image, pairs.target.image)
+        poses = torch.cat((pairs.source_pose, pairs.target_pose))
+        error = (networks["probe"](coefficients) - poses).square().mean(0)
+        explained = 1 - error / poses.var(0, correction=0)
+        names = ("yaw", "pitch", "roll", "opening", "width", "smile", "blink", "brow_raise")
+        figures = {f"R2 {n}": float(explained[PARAMETERS.index(n)]) for n in names}
+        if self._reads_only:
+            return figures
+        return figures | _gains(decoded.image, pairs)
+
+    @torch.no_grad()
+    def sheet(self, networks: nn.ModuleDict) -> npt.NDArray[np.uint8] | None:
+        """Return rows of source, target and decoded picture."""
+        if self._reads_only:
+            return None
+        pairs = self._judged
+        decoded, _ = reenact(networks, pairs.source.image, pairs.target.image)
+        columns = (pairs.source.image, pairs.target.image, decoded.image)
+        chosen = torch.linspace(0, HELD_OUT_PAIRS - 1, 2 * SHEET_ROWS).long()
+        left, right = (torch.cat([c[rows] for c in columns], 3) for rows in chosen.chunk(2))
+        return picture_bytes(torch.cat((left, right), 3))
+
+
+def psnr(first: Tensor, second: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each pair of pictures in [-1, 1], dB, (batch,)."""
+    error = (first.clamp(-1, 1) - second).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def _gains(decoded: Tensor, pairs: Pairs) -> dict[str, float]:
+    """Return PSNR of whole and mouth, beside what copying the source scores."""
+    source, target = pairs.source.image, pairs.target.image
+    places = pairs.target_boxes[:, :1]
+    mouths = [losses.crop_regions(image, places) for image in (decoded, source, target)]
+    whole, copied = psnr(decoded, target), psnr(source, target)
+    mouth, mouth_copied = psnr(mouths[0], mouths[2]), psnr(mouths[1], mouths[2])
+    only = slice(len(target) // 2, None)
+    return {
+        "PSNR": float(whole.mean()),
+        "PSNR over copying": float((whole - copied).mean()),
+        "mouth PSNR": float(mouth.mean()),
+        "expression mouth PSNR over copying": float((mouth - mouth_copied)[only].mean()),
+    }
+
+
+def picture_bytes(rows: Tensor) -> npt.NDArray[np.uint8]:
+    """Return pictures in [-1, 1], (rows, 3, height, width), as one, one below the other."""
+    levels = ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    joined: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).flatten(0, 1).cpu().numpy()
+    return joined

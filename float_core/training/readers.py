@@ -1,0 +1,165 @@
+"""Networks that judge pictures: how far the mouth opens, and which emotion a face shows.
+
+They are trained on drawn frames alone and never see what the model under judgement made. Each
+looks at one part of the frame, brought to one size, with blur, noise and colour changed at random,
+so that soft or noisy pictures are read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import EMOTION_COUNT
+from .identities import draw_identities
+from .losses import crop_regions
+from .portraits import draw
+from .poses import expression_table, index, limited, neutral, random_poses
+from .seeds import TRAINING, generator, uniform
+
+Kind = Literal["opening", "emotion"]
+
+INPUT_SIDE = 48
+DRAWN_SIDE = 96
+READ_BATCH = 64
+READER_STEPS = 1_500
+READER_BATCH = 32
+READER_RATE = 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What part of a frame a reader looks at, in image units: centre x, y, half width, height."""
+
+    box: tuple[float, float, float, float]
+    outputs: int
+
+
+SIGHTS: dict[Kind, Sight] = {
+    "opening": Sight((0.0, 0.24, 0.46, 0.46), 1),
+    "emotion": Sight((0.0, 0.05, 0.72, 0.72), EMOTION_COUNT),
+}
+
+
+class Reader(nn.Module):
+    """A small convolutional network that reads one thing off frames of any size."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        widths = (3, 24, 48, 96, 128)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
+                nn.GroupNorm(8, outputs),
+                nn.SiLU(),
+            ]
+        self.convs = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(128 * 9, 96), nn.SiLU(), nn.Linear(96, SIGHTS[kind].outputs)
+        )
+
+    def look(self, frames: Tensor) -> Tensor:
+        """Cut out what the reader looks at, (batch, 3, side, side)."""
+        if frames.shape[-1] > DRAWN_SIDE:
+            frames = F.interpolate(frames, (DRAWN_SIDE, DRAWN_SIDE), mode="area")
+        box = torch.tensor(SIGHTS[self.kind].box, device=frames.device, dtype=frames.dtype)
+        return crop_regions(frames, box.expand(len(frames), 1, 4), INPUT_SIDE)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Read frames in [-1, 1], (batch, 3, S, S): (batch, outputs)."""
+        output: Tensor = self.head(self.convs(self.look(frames)))
+        return output
+
+    @torch.no_grad()
+    def read(self, frames: Tensor) -> Tensor:
+        """Read any number of frames: openings, (frames,), or emotion probabilities, (frames, 7)."""
+        place = next(self.parameters()).device
+        parts = [self(part.to(place).clamp(-1, 1)) for part in torch.split(frames, READ_BATCH)]
+        output = torch.cat(parts)
+        return output.squeeze(1) if self.kind == "opening" else output.softmax(-1)
+
+
+def train_reader(
+    kind: Kind,
+    seed: int = 0,
+    steps: int = READER_STEPS,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Reader:
+    """Train a reader on drawn frames.
+
+    Args:
+        kind: What it is to read.
+        seed: Name of the random streams.
+        steps: Optimiser steps.
+        device: Where to train.
+        on_progress: Called with the steps done and their number.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reader = Reader(kind).to(device)
+    optimiser = torch.optim.AdamW(reader.parameters(), READER_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, READER_RATE, total_steps=steps + 1)
+    for step in range(steps):
+        loss = reading_loss(reader, seed, step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if on_progress is not None:
+            on_progress(step + 1, steps)
+    return reader.eval()
+
+
+def reading_loss(reader: Reader, seed: int, step: int) -> Tensor:
+    """Return a reader's loss on one batch of drawn frames."""
+    device = next(reader.parameters()).device
+    stream = generator(TRAINING, "reader", reader.kind, seed, step)
+    who = draw_identities(stream, READER_BATCH // 2).repeated(2).to(device)
+    poses, emotion = _shown(reader.kind, stream)
+    frames = draw(who, poses.to(device), DRAWN_SIDE).image
+    output = reader(_spoiled(frames, stream))
+    if reader.kind == "opening":
+        return F.smooth_l1_loss(output[:, 0], poses[:, index("opening")].to(device), beta=0.1)
+    return F.cross_entropy(output, emotion.to(device), label_smoothing=0.05)
+
+
+def _shown(kind: Kind, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return poses to draw, and the emotion each shows."""
+    emotion = torch.randint(EMOTION_COUNT, (READER_BATCH,), generator=stream)
+    poses = random_poses(stream, READER_BATCH, spread=0.8)
+    shut = uniform(stream, 0, 1, READER_BATCH) < 0.15
+    opening = index("opening")
+    poses[:, opening] = torch.where(shut, 0.0, poses[:, opening])
+    if kind == "emotion":
+        # What a speaker shows: head, mouth and eyes move freely, the face holds its emotion.
+        calm = neutral(READER_BATCH)
+        calm[:, :6] = poses[:, :6]
+        calm += 0.12 * torch.randn(calm.shape, generator=stream) * (expression_table() != 0).any(0)
+        for name in ("opening", "width", "blink", "gaze_x", "gaze_y"):
+            calm[:, index(name)] += 0.8 * poses[:, index(name)]
+        strength = uniform(stream, 0.5, 1.0, READER_BATCH, 1)
+        poses = limited(calm + strength * expression_table()[emotion])
+    return poses, emotion
+
+
+def _spoiled(frames: Tensor, stream: torch.Generator) -> Tensor:
+    """Blur, noise and recolour frames at random, as a network's pictures may be."""
+    count = len(frames)
+
+    def amount(low: float, high: float, *shape: int) -> Tensor:
+        return uniform(stream, low, high, count, *shape).to(frames)
+
+    small = F.avg_pool2d(frames, 2)
+    soft = F.interpolate(small, frames.shape[-2:], mode="bilinear", align_corners=False)
+    frames = torch.lerp(frames, soft, amount(0, 1, 1, 1, 1))
+    noise = torch.randn(frames.shape, generator=stream).to(frames) * amount(0, 0.05, 1, 1, 1)
+    return frames * amount(0.85, 1.1, 1, 1, 1) + amount(-0.1, 0.1, 3, 1, 1) + noise

@@ -1,0 +1,157 @@
+"""The demo model's shape, and the plan of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..config import FloatConfig, TransformerConfig, Wav2Vec2Shape
+
+DEMO_CONFIG = FloatConfig(
+    image_size=128,
+    latent_dim=128,
+    motion_dim=20,
+    speech_dim=96,
+    channels=(128, 128, 112, 80, 40, 20),
+    transformer=TransformerConfig(hidden=128, depth=4, heads=4),
+    speech=Wav2Vec2Shape(
+        hidden=96,
+        layers=3,
+        heads=4,
+        intermediate=288,
+        conv_dim=(32, 48, 64, 64, 64, 64, 64),
+        pos_conv_width=32,
+        pos_conv_groups=8,
+    ),
+)
+"""What the demo weights fix: about 4 million parameters, 8 MB in half precision."""
+
+
+def smaller_image(config: FloatConfig, image_size: int) -> FloatConfig:
+    """Return a config that leaves out the largest sides.
+
+    Args:
+        config: The whole model.
+        image_size: Side in pixels, at most the config's.
+    """
+    left_out = (config.image_size // image_size).bit_length() - 1
+    channels = config.channels[: len(config.channels) - left_out]
+    return replace(config, image_size=image_size, channels=channels)
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How much each part of phase 1's loss counts; all that the renderer tells can be 0.
+
+    Attributes:
+        image: Absolute difference of the pictures at three scales.
+        detail: Absolute difference of neighbouring pixels' differences.
+        regions: Absolute difference within mouth and eyes, each at its own scale.
+        flow: Distance of the decoder's sampling positions from the true ones (renderer).
+        parameters: Error of the pose read off the coefficients by a linear layer (renderer).
+        scale: Pull of the coefficients' mean and spread towards 0 and 1.
+    """
+
+    image: float = 1.0
+    detail: float = 0.5
+    regions: float = 1.0
+    flow: float = 4.0
+    parameters: float = 0.3
+    scale: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of training.
+
+    Attributes:
+        name: Name of its files and of its lines in the log.
+        steps: Optimiser steps.
+        batch: Pairs (phase 1) or windows (phase 2) a step.
+        learning_rate: Highest rate, after a short rise; it falls to a twentieth along a cosine.
+        image_size: Side of the pictures in pixels.
+        spread: Width of the heads' motion at the start and at the end.
+        weights: Parts of phase 1's loss.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    learning_rate: float
+    image_size: int = 64
+    spread: tuple[float, float] = (0.7, 0.7)
+    weights: LossWeights = LossWeights()
+
+    def with_steps(self, steps: int) -> Stage:
+        """Return the same stage over another number of steps."""
+        return replace(self, steps=max(1, steps))
+
+
+ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The whole training.
+
+    Attributes:
+        seed: Name of all random streams.
+        encoder: The encoder alone, told the poses.
+        small: The autoencoder on pictures of half the side.
+        large: The autoencoder on whole pictures.
+        clips: Performances rendered for phase 2.
+        clip_seconds: Their length.
+        motion: The flow transformer and the speech encoder.
+    """
+
+    seed: int = 0
+    encoder: Stage = Stage("encoder", 3_000, 32, 2e-3, 64, (0.4, 0.7), ENCODER_ONLY)
+    small: Stage = Stage("autoencoder-64", 9_000, 16, 2e-3, 64, (0.3, 0.7))
+    large: Stage = Stage("autoencoder-128", 3_000, 12, 1e-3, 128, (0.6, 0.7))
+    clips: int = 500
+    clip_seconds: float = 6.0
+    motion: Stage = Stage("motion", 9_000, 16, 1e-3)
+
+    def scaled(self, factor: float) -> Recipe:
+        """Return the recipe with more or less of everything.
+
+        Args:
+            factor: Above 0; 1 is some hours on two cores.
+
+        Raises:
+            ValueError: The factor is 0 or less.
+        """
+        if not factor > 0:
+            raise ValueError(f"Expected an effort above 0, got {factor}: 1 is the usual one.")
+
+        def scale(stage: Stage) -> Stage:
+            return stage.with_steps(round(stage.steps * factor))
+
+        return replace(
+            self,
+            encoder=scale(self.encoder),
+            small=scale(self.small),
+            large=scale(self.large),
+            motion=scale(self.motion),
+            clips=max(8, round(self.clips * min(factor, 4.0))),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from `to_dict`'s values.
+
+        Raises:
+            TypeError: A name is unknown.
+        """
+
+        def stage(told: Mapping[str, Any]) -> Stage:
+            weights = LossWeights(**told["weights"])
+            return Stage(**{**told, "spread": tuple(told["spread"]), "weights": weights})
+
+        stages = {name: stage(values[name]) for name in ("encoder", "small", "large", "motion")}
+        return cls(**{**values, **stages})

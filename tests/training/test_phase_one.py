@@ -1,0 +1,153 @@
+"""Phase 1: its decoder, its losses, its steps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from float_core.modules.motion_decoder import MotionDecoder
+from float_core.modules.motion_encoder import MotionEncoder
+from float_core.training import autoencoder, losses, seeds
+from float_core.training.autoencoder import build_networks, draw_pairs, grow, reenact
+from float_core.training.decoding import decode
+from float_core.training.poses import HEAD_PARAMETERS
+from float_core.training.recipe import DEMO_CONFIG, LossWeights, smaller_image
+from float_core.training.runs import Run
+from tests.training import tiny
+
+SMALL = smaller_image(tiny.CONFIG, 16)
+
+
+def test_the_training_decoder_equals_the_plain_one() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = MotionEncoder(tiny.CONFIG), MotionDecoder(tiny.CONFIG)
+    for to_flow in decoder.to_flows:
+        to_flow.conv.weight.data *= 0.1
+    identity, _, features = encoder(torch.rand(3, 3, 32, 32) * 2 - 1)
+    decoded = decode(decoder, identity, features)
+    expected = decoder(identity, features)
+    torch.testing.assert_close(decoded.image, expected, atol=2e-5, rtol=1e-5)
+    assert [grid.shape for grid in decoded.grids] == [(3, side, side, 2) for side in (8, 16, 32)]
+
+
+def test_fresh_networks_sample_where_they_stand() -> None:
+    networks = build_networks(SMALL)
+    image = torch.rand(2, 3, 16, 16)
+    decoded, coefficients = reenact(networks, image, image)
+    for grid in decoded.grids:
+        line = torch.linspace(-1, 1, grid.shape[1])
+        torch.testing.assert_close(grid[..., 0], line.expand_as(grid[..., 0]))
+    assert coefficients.shape == (4, tiny.CONFIG.motion_dim)
+
+
+def test_half_of_the_pairs_differ_in_expression_only() -> None:
+    pairs = draw_pairs(seeds.generator("pairs"), 8, 16, 0.7, "cpu")
+    head = (pairs.source_pose - pairs.target_pose)[:, :HEAD_PARAMETERS].abs().amax(1)
+    face = (pairs.source_pose - pairs.target_pose)[:, HEAD_PARAMETERS:].abs().amax(1)
+    assert (head[:4] > 0).all()
+    assert (head[4:] == 0).all()
+    assert (face > 0.1).all()
+
+
+def test_the_flow_loss_is_zero_at_the_truth_only() -> None:
+    pairs = draw_pairs(seeds.generator("pairs"), 4, 32, 0.7, "cpu")
+    truth = pairs.motion
+    assert losses.flow_loss([truth.grid], truth) < 1e-6
+    off = losses.flow_loss([truth.grid + 0.25], truth)
+    assert off == pytest.approx(0.5, rel=0.05)  # x and y each, all that is visible
+
+
+def test_hidden_pixels_do_not_count_in_the_flow_loss() -> None:
+    pairs = draw_pairs(seeds.generator("pairs"), 4, 32, 0.7, "cpu")
+    truth = pairs.motion
+    wrong = truth.grid + (1 - truth.visible)[..., None] * 5
+    assert (1 - truth.visible).sum() > 0
+    assert losses.flow_loss([wrong], truth) < 1e-6
+
+
+def test_regions_are_cut_where_the_boxes_say() -> None:
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 8:16, 16:24] = 1
+    box = torch.tensor([[[0.25, -0.25, 0.25, 0.25], [-0.5, 0.5, 0.2, 0.2]]])
+    inside, outside = losses.crop_regions(image, box, 8)
+    torch.testing.assert_close(inside, torch.ones(1, 8, 8))
+    assert outside.abs().max() == 0
+
+
+def test_one_step_lowers_the_loss(tmp_path) -> None:
+    task = tiny.autoencoder_task(tiny.stage())
+    own = task.losses
+    task.losses = lambda _step: own(0)  # type: ignore[method-assign]
+    run = Run(tiny.stage(20), task, tiny.session(tmp_path))
+    history = [run.train_step() for _ in range(12)]
+    assert history[1]["loss"] < history[0]["loss"]
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+    assert history[-1]["image"] < history[0]["image"]
+
+
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, half_precision) -> None:
+    states = []
+    for name, breaks in (("unbroken", ()), ("resumed", (1, 3))):
+        folder = tmp_path / name
+        folder.mkdir()
+        habits = replace(tiny.session(folder).habits, half_precision=half_precision)
+        for stop in (*breaks, None):
+            task = tiny.autoencoder_task(tiny.stage(5))
+            torch.manual_seed(len(states))  # nothing may hang on the global stream
+            sitting = tiny.session(folder, habits=habits)
+            run = Run(tiny.stage(5), task, sitting)
+            if stop is not None:
+                sitting = replace(sitting, stopped=lambda run=run, stop=stop: run.step >= stop)
+                run.session = sitting
+            assert run.train() == (stop is None)
+        lines = [line for line in (folder / "log.jsonl").read_text().splitlines() if line]
+        states.append((run.task.networks.state_dict(), run.average, lines))
+    for key in states[0][0]:
+        assert torch.equal(states[0][0][key], states[1][0][key]), key
+        assert torch.equal(states[0][1][key], states[1][1][key]), key
+    assert states[0][2] == states[1][2]
+
+
+def test_without_the_renderers_knowledge_nothing_asks_for_it(monkeypatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise AssertionError("the true motion was asked for")
+
+    monkeypatch.setattr(autoencoder, "true_motion", refuse)
+    blind = tiny.stage(weights=LossWeights(flow=0, parameters=0))
+    parts = tiny.autoencoder_task(blind).losses(0)
+    assert set(parts) == {"loss", "image", "detail", "regions"}
+    with pytest.raises(AssertionError, match="true motion"):
+        tiny.autoencoder_task(tiny.stage()).losses(0)
+
+
+def test_growing_keeps_what_was_learned() -> None:
+    torch.manual_seed(3)
+    small, large = build_networks(SMALL), build_networks(tiny.CONFIG)
+    for to_flow in small["decoder"].to_flows:
+        torch.nn.init.normal_(to_flow.conv.weight)
+    grow(small.state_dict(), large)
+    latent = torch.randn(2, tiny.CONFIG.latent_dim)
+    features = [torch.randn(2, c, s, s) for c, s in ((12, 8), (8, 16), (8, 32))]
+    first = decode(small["decoder"], latent, features[:2])
+    second = decode(large["decoder"], latent, features)
+    for before, after in zip(first.grids, second.grids, strict=False):
+        torch.testing.assert_close(before, after)
+    maps = torch.randn(2, 8, 16, 16)
+    for before, after in zip(
+        small["encoder"].net_app.convs[1:], large["encoder"].net_app.convs[2:], strict=True
+    ):
+        torch.testing.assert_close(before(maps), after(maps))
+        maps = before(maps)
+
+
+def test_held_out_pairs_are_no_training_pairs() -> None:
+    training = seeds.generator(seeds.TRAINING, "pairs", 0)
+    held_out = seeds.generator(seeds.HELD_OUT, "pairs", 0)
+    assert training.initial_seed() != held_out.initial_seed()
+
+
+def test_the_demo_model_fits_into_the_repository() -> None:
+    networks = build_networks(DEMO_CONFIG)
+    count = sum(p.numel() for n in ("encoder", "decoder") for p in networks[n].parameters())
+    assert count < 2_300_000
