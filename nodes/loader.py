@@ -51,9 +51,8 @@ class FLOATLoadModel(io.ComfyNode):
                     options=list(PRECISIONS),
                     default=PRECISIONS[0],
                     tooltip=(
-                        "What the networks compute in. auto takes what the file holds, fp32 for "
-                        "the released weights; fp16 and bf16 halve the memory and are faster on "
-                        "most GPUs, at a small loss of detail."
+                        "What the networks compute in. auto is the fastest that keeps the quality "
+                        "on this device; fp32 is exact; fp16 and bf16 take about half the memory."
                     ),
                 ),
             ],

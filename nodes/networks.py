@@ -12,24 +12,23 @@ from torch import nn
 
 from ..float_core.config import FloatConfig, Wav2Vec2Shape
 from ..float_core.pipeline import FloatPipeline
+from ..float_core.precision import choose_dtype
 
-_DTYPES = {
-    "auto": None,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-PRECISIONS = tuple(_DTYPES)
+_AUTO = "auto"
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = (_AUTO, *_DTYPES)
 
 _FLOAT_BYTES = 4
 
 
-def run_dtype(precision: str) -> torch.dtype | None:
-    """Return the precision that the networks run in; None, for "auto", is the stored one.
+def run_dtype(precision: str) -> torch.dtype:
+    """Return the precision that the networks run in; "auto" is the best one for the device.
 
     Raises:
         ValueError: The name is none of `PRECISIONS`.
     """
+    if precision == _AUTO:
+        return choose_dtype(management.get_torch_device())
     if precision not in _DTYPES:
         raise ValueError(f"Expected a precision of {', '.join(PRECISIONS)}, got {precision!r}.")
     return _DTYPES[precision]

@@ -45,7 +45,7 @@ def changed(graph: Graph, node_id: str, **inputs: Any) -> Graph:
 def stages() -> Graph:
     """Return the stages up to the motion, without an end; node ids say what they are."""
     return {
-        "model": node("FLOATLoadModel", weights=WEIGHTS, precision="auto"),
+        "model": node("FLOATLoadModel", weights=WEIGHTS, precision="fp32"),
         "picture": node("TestPicture", **PICTURE),
         "sound": node("TestSound", **SOUND),
         "crop": node("FLOATCropFace", image=("picture", 0), **CROP),

@@ -112,7 +112,9 @@ def test_the_cancel_button_stops_a_long_run_at_once(client: ComfyClient) -> None
     graph = changed(graph, "sound", seconds=20.0)
     with client.listening() as heard:
         prompt = client.queue(reported(graph, ("motion", 0)))
+        started = time.monotonic()
         while not heard.progress("motion"):
+            assert time.monotonic() - started < 30, "sampling never began"
             time.sleep(0.01)
         pressed = time.monotonic()
         client.post("/interrupt", {})
