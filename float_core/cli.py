@@ -20,6 +20,7 @@ from .emotion import EMOTIONS
 from .hub import DownloadError
 from .motion import exact_fps
 from .pipeline import FloatPipeline
+from .precision import choose_dtype
 from .talk import FROM_SPEECH, TalkOptions, TalkReport, talk
 from .weights_choice import (
     DEMO,
@@ -214,7 +215,7 @@ def _talk(parsed: argparse.Namespace) -> None:
         encoding="whole" if parsed.whole_speech else "auto",
     )
     device = _device(parsed.device)
-    dtype = DTYPES.get(parsed.dtype)
+    dtype = DTYPES.get(parsed.dtype) or choose_dtype(device)
     chosen = choose_weights(parsed.weights)
     if chosen == SYNTHETIC:
         print("Synthetic weights: the picture will mean nothing.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from os import PathLike
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,10 @@ from .modules.motion_encoder import MotionEncoder
 from .motion import FpsConverter, Motion, MotionBasis, exact_fps
 from .placement import like, precise
 from .portrait import Portrait
+from .precision import apply_precision
 from .speech import Speech, embed_live, embed_pieces, hear_emotion, speech_pieces
 
 __all__ = ["DECODE_BATCH", "NETWORKS", "FloatPipeline", "Portrait", "Progress", "Speech"]
-
-Network = TypeVar("Network", bound=nn.Module)
 
 Progress = Callable[[int, int], None]
 """Called with the units done and their total; a stage stops when it raises."""
@@ -71,23 +70,24 @@ class FloatPipeline:
         Args:
             weights: An opened checkpoint.
             device: Where the networks go.
-            dtype: Precision they run in; the stored one where None.
-            plain: Decode by the readable reference, `MotionDecoder`, instead of the fast form.
+            dtype: Precision they run in; the stored one where None. Half precisions halve only
+                what takes the time (`precision.apply_precision`).
+            plain: Run the readable reference: decode by `MotionDecoder` instead of the fast form,
+                and cast networks as a whole.
         """
         self._weights = weights
         self._device = device
         self._dtype = dtype
+        self._plain = plain
         self._emotion_classifier: EmotionClassifier | None = None
         self.config = weights.config
-        self.motion_encoder = self._build("motion_encoder", MotionEncoder)
-        self.audio_encoder = self._build("audio_encoder", AudioEncoder)
-        self.flow_transformer = self._build("flow_transformer", FlowTransformer)
-        decoder = self._build("motion_decoder", MotionDecoder)
-        self.basis = MotionBasis.from_weight(decoder.direction.weight)
-        self.motion_decoder: MotionDecoder | FastMotionDecoder = decoder
-        if not plain:
-            precision = decoder.input.input.dtype
-            self.motion_decoder = FastMotionDecoder(decoder, precision).to(device)
+        self.motion_encoder: MotionEncoder = self._build("motion_encoder", MotionEncoder)
+        self.audio_encoder: AudioEncoder = self._build("audio_encoder", AudioEncoder)
+        self.flow_transformer: FlowTransformer = self._build("flow_transformer", FlowTransformer)
+        self.motion_decoder: MotionDecoder | FastMotionDecoder = self._build(
+            "motion_decoder", MotionDecoder
+        )
+        self.basis = MotionBasis.from_weight(weights.network("motion_decoder")["direction.weight"])
 
     @classmethod
     def from_checkpoint(
@@ -166,11 +166,13 @@ class FloatPipeline:
         """
         _ = self.emotion_classifier
 
-    def _build(self, name: NetworkName, build: Callable[[FloatConfig], Network]) -> Network:
+    def _build(self, name: NetworkName, build: Callable[[FloatConfig], nn.Module]) -> Any:
         with torch.device("meta"):
             network = build(self.config)
-        self._weights.fill(name, network, self._dtype)
-        return network.to(self._device).eval().requires_grad_(False)
+        self._weights.fill(name, network)
+        dtype = self._dtype or next(network.parameters()).dtype
+        ready = network.to(dtype) if self._plain else apply_precision(network, dtype)
+        return ready.to(self._device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode_portrait(self, image: Tensor) -> Portrait:

@@ -15,7 +15,7 @@ from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
 from .modules.fast_decoder import FastMotionDecoder
 from .modules.flow_transformer import FlowTransformer
-from .modules.half_linear import halve_linears
+from .modules.half_linear import HalfLinear, halve_linears
 from .modules.motion_decoder import MotionDecoder
 
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
@@ -76,12 +76,17 @@ def apply_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     if dtype not in (*HALF_PRECISIONS, torch.float32, torch.float64):
         raise ValueError(f"Expected float16, bfloat16, float32 or float64, got {dtype}.")
-    network.to(torch.promote_types(dtype, torch.float32))
+    precise = torch.promote_types(dtype, torch.float32)
     if isinstance(network, MotionDecoder):
-        return FastMotionDecoder(network, dtype)
+        return FastMotionDecoder(network.to(precise), dtype)
     if dtype in HALF_PRECISIONS:
         if isinstance(network, FlowTransformer):
             halve_linears(network.blocks, dtype)
         elif isinstance(network, AudioEncoder | EmotionClassifier):
             halve_linears(network.wav2vec2.encoder, dtype)
+    # After the halving: weights that are stored in half precision are not copied back and forth.
+    for module in network.modules():
+        if not isinstance(module, HalfLinear):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                tensor.data = tensor.data.to(precise)
     return network

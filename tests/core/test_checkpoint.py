@@ -150,8 +150,11 @@ def test_casting_happens_only_where_precision_differs(state) -> None:
 def test_stored_precision_is_kept(dtype, layout, state, tmp_path) -> None:
     stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     pipeline = FloatPipeline.from_checkpoint(LAYOUTS[layout](stored, tmp_path), config=SMALL)
-    assert pipeline.flow_transformer.pos_embed.dtype == dtype
-    assert pipeline.audio_encoder.audio_projection[0].weight.dtype == dtype
+    # Half precision halves what takes the time, and nothing else.
+    assert pipeline.flow_transformer.blocks[0].attn.qkv.weight.dtype == dtype
+    assert pipeline.audio_encoder.wav2vec2.encoder.layers[0].attention.q_proj.weight.dtype == dtype
+    assert pipeline.flow_transformer.pos_embed.dtype == torch.float32
+    assert pipeline.motion_decoder.constant.dtype == dtype
 
 
 def test_emotion_network_is_read_only_when_asked(state, tmp_path, monkeypatch) -> None:
