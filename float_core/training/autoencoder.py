@@ -73,7 +73,7 @@ def draw_pairs(
         spread: Width of the heads' motion.
         device: Where they are drawn.
     """
-    who = draw_identities(stream, count).to(device)
+    who = draw_identities(stream, count, device)
     first, second = random_poses(stream, count, spread), random_poses(stream, count, spread)
     half = count // 2
     second[half:] = expression_variants(stream, first[half:])
@@ -94,7 +94,7 @@ def build_networks(config: FloatConfig) -> nn.ModuleDict:
     for to_flow in decoder.to_flows:
         nn.init.zeros_(cast(Tensor, cast(nn.Module, to_flow.conv).weight))
     probe = nn.Linear(config.motion_dim, len(PARAMETERS))
-    nn.init.zeros_(probe.weight)
+    nn.init.normal_(probe.weight, std=0.1)
     probe.bias.data.copy_(neutral()[0])
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder, "probe": probe})
 
@@ -208,7 +208,8 @@ class AutoencoderTask:
             "regions": losses.region_loss(decoded.image, target, pairs.target_boxes),
         }
         if weights.flow:
-            parts["flow"] = losses.flow_loss(decoded.grids, pairs.motion)
+            importance = losses.importance_of(pairs.target_boxes, target.shape[-1])
+            parts["flow"] = losses.flow_loss(decoded.grids, pairs.motion, importance)
         if weights.parameters:
             parts |= self._read(coefficients.float(), pairs)
         return parts

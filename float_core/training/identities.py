@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,8 @@ _CHANCES = {
     "long_hair": 0.4,
     "grey_picture": 0.05,
 }
+_SKIN = ((0.24, 0.16, 0.12), (0.72, 0.50, 0.38), (0.96, 0.82, 0.73))  # dark, middle, fair
+_LIP_OVER_SKIN = (0.95, 0.62, 0.62)
 _HAIR = (
     (0.10, 0.08, 0.07),
     (0.24, 0.15, 0.09),
@@ -129,109 +131,117 @@ class Identities:
         return self._each(lambda value: value[index.to(value.device)])
 
 
-def draw_identities(stream: torch.Generator, count: int) -> Identities:
+def draw_identities(
+    stream: torch.Generator, count: int, device: torch.device | str = "cpu"
+) -> Identities:
     """Draw identities.
 
     Args:
-        stream: Where chance comes from.
+        stream: Where chance comes from; a CPU's, so that all devices draw the same.
         count: How many.
+        device: Where textures are made and all tensors end.
     """
-    numbers = {
-        name: uniform(stream, low, high, count, 1, 1) for name, (low, high) in _RANGES.items()
-    }
-    for name, chance in _CHANCES.items():
-        numbers[name] = (uniform(stream, 0, 1, count, 1, 1) < chance).float()
+    chance = _Chance(stream, count, device)
+    numbers = {name: chance.between(low, high, 1, 1) for name, (low, high) in _RANGES.items()}
+    for name, share in _CHANCES.items():
+        numbers[name] = (chance.between(0, 1, 1, 1) < share).float()
+    skin = _draw_texture(chance, (48, 48), ((6, 6), (12, 12), (48, 48)))
     return Identities(
         numbers,
-        _draw_colours(stream, count),
-        _draw_background(stream, count),
-        _draw_texture(stream, count, (48, 48), (6, 12, 48))
-        * uniform(stream, 0.3, 1, count, 1, 1, 1),
-        _draw_texture(stream, count, (48, 48), ((4, 24), (4, 48), (12, 48))),
+        _draw_colours(chance),
+        _draw_background(chance),
+        skin * chance.between(0.3, 1, 1, 1, 1),
+        _draw_texture(chance, (48, 48), ((4, 24), (4, 48), (12, 48))),
     )
 
 
-def _draw_colours(stream: torch.Generator, count: int) -> dict[str, Tensor]:
-    def near(colour: Tensor, amount: float) -> Tensor:
-        return (colour + uniform(stream, -amount, amount, count, 3)).clamp(0, 1)
+class _Chance:
+    """Draws for a whole batch, made on the CPU and brought to the device."""
 
-    tone = torch.rand(count, 1, generator=stream)
-    dark, fair = torch.tensor([0.24, 0.16, 0.12]), torch.tensor([0.96, 0.82, 0.73])
-    middle = torch.tensor([0.72, 0.5, 0.38])
+    def __init__(self, stream: torch.Generator, count: int, device: torch.device | str) -> None:
+        self._stream = stream
+        self._count = count
+        self.device = device
+
+    def between(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return uniform numbers, (count, *shape)."""
+        return uniform(self._stream, low, high, self._count, *shape).to(self.device)
+
+    def noise(self, *shape: int) -> Tensor:
+        """Return normal numbers, (count, *shape)."""
+        return torch.randn(self._count, *shape, generator=self._stream).to(self.device)
+
+    def one_of(self, choices: Sequence[tuple[float, float, float]]) -> Tensor:
+        """Return colours of a list, (count, 3)."""
+        chosen = torch.randint(len(choices), (self._count,), generator=self._stream)
+        return torch.tensor(choices)[chosen].to(self.device)
+
+    def near(self, colour: Tensor, amount: float) -> Tensor:
+        """Return colours near others, (count, 3)."""
+        return (colour + self.between(-amount, amount, 3)).clamp(0, 1)
+
+
+def _draw_colours(chance: _Chance) -> dict[str, Tensor]:
+    tone = chance.between(0, 1, 1)
+    dark, middle, fair = torch.tensor(_SKIN, device=chance.device)
     skin = torch.lerp(torch.lerp(dark, middle, tone), torch.lerp(middle, fair, tone), tone)
-    skin = near(skin * uniform(stream, 0.88, 1.08, count, 1), 0.03)
-    hair = near(_one_of(stream, _HAIR, count) * uniform(stream, 0.7, 1.2, count, 1), 0.03)
-    dyed = torch.rand(count, 1, generator=stream) < 0.05
-    hair = torch.where(dyed, uniform(stream, 0.1, 0.9, count, 3), hair)
-    lip = skin * torch.tensor([0.95, 0.62, 0.62]) * uniform(stream, 0.8, 1.05, count, 1)
-    lip[:, :1] += uniform(stream, 0, 0.2, count, 1)
+    skin = chance.near(skin * chance.between(0.88, 1.08, 1), 0.03)
+    hair = chance.near(chance.one_of(_HAIR) * chance.between(0.7, 1.2, 1), 0.03)
+    dyed = chance.between(0, 1, 1) < 0.05
+    hair = torch.where(dyed, chance.between(0.1, 0.9, 3), hair)
+    redness = torch.tensor(_LIP_OVER_SKIN, device=chance.device)
+    lip = skin * redness * chance.between(0.8, 1.05, 1)
+    lip[:, :1] += chance.between(0, 0.2, 1)
     colours = {
         "skin": skin,
         "hair": hair,
         "lip": lip.clamp(0, 1),
-        "iris": near(_one_of(stream, _IRIS, count), 0.06),
-        "brow": near(hair * uniform(stream, 0.45, 0.95, count, 1), 0.02),
-        "clothes": uniform(stream, 0.03, 0.95, count, 3),
-        "stripe": uniform(stream, 0.03, 0.95, count, 3),
-        "rim": uniform(stream, 0.05, 0.6, count, 3),
-        "gain": uniform(stream, 0.88, 1.1, count, 3),
+        "iris": chance.near(chance.one_of(_IRIS), 0.06),
+        "brow": chance.near(hair * chance.between(0.45, 0.95, 1), 0.02),
+        "clothes": chance.between(0.03, 0.95, 3),
+        "stripe": chance.between(0.03, 0.95, 3),
+        "rim": chance.between(0.05, 0.6, 3),
+        "gain": chance.between(0.88, 1.1, 3),
     }
     return {name: value[:, :, None, None] for name, value in colours.items()}
 
 
-def _one_of(
-    stream: torch.Generator, choices: tuple[tuple[float, float, float], ...], count: int
-) -> Tensor:
-    return torch.tensor(choices)[torch.randint(len(choices), (count,), generator=stream)]
-
-
 def _draw_texture(
-    stream: torch.Generator,
-    count: int,
-    size: tuple[int, int],
-    octaves: tuple[int | tuple[int, int], ...],
+    chance: _Chance, size: tuple[int, int], octaves: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Sum noise of several grids, the finer the weaker, (count, 3, *size), spread about 1."""
-    total = torch.zeros(count, 3, *size)
-    for octave in octaves:
-        grid = (octave, octave) if isinstance(octave, int) else octave
-        grey = torch.randn(count, 1, *grid, generator=stream)
-        tint = 0.25 * torch.randn(count, 3, *grid, generator=stream)
-        smooth = F.interpolate(grey + tint, size, mode="bicubic", align_corners=False)
-        total += smooth * uniform(stream, 0.2, 1.0, count, 1, 1, 1)
+    """Sum noise of several grids, (count, 3, *size), spread below 1."""
+    total = torch.zeros(1, device=chance.device)
+    for grid in octaves:
+        rough = chance.noise(1, *grid) + 0.25 * chance.noise(3, *grid)
+        smooth = F.interpolate(rough, size, mode="bicubic", align_corners=False)
+        total = total + smooth * chance.between(0.2, 1.0, 1, 1, 1)
     return total / len(octaves)
 
 
-def _draw_background(stream: torch.Generator, count: int) -> Tensor:
+def _draw_background(chance: _Chance) -> Tensor:
     """Draw a gradient, clouds, and a few blurred things, (count, 3, side, side)."""
     side = BACKGROUND_SIDE
-    line = torch.linspace(-1, 1, side)
+    line = torch.linspace(-1, 1, side, device=chance.device)
     x, y = line.expand(side, side), line[:, None].expand(side, side)
-    angle = uniform(stream, 0, 6.28, count, 1, 1, 1)
+    angle = chance.between(0, 6.28, 1, 1, 1)
     slope = (0.5 + 0.5 * (x * angle.cos() + y * angle.sin())).clamp(0, 1)
-    first = uniform(stream, 0, 1, count, 3, 1, 1)
-    second = uniform(stream, 0, 1, count, 3, 1, 1)
-    picture = torch.lerp(first, second, slope)
-    clouds = _draw_texture(stream, count, (side, side), (4, 8, 16, 32))
-    picture = picture + clouds * uniform(stream, 0, 0.25, count, 1, 1, 1)
-    softness = uniform(stream, 0.02, 0.25, count, 1, 1, 1)
+    picture = torch.lerp(chance.between(0, 1, 3, 1, 1), chance.between(0, 1, 3, 1, 1), slope)
+    clouds = _draw_texture(chance, (side, side), ((4, 4), (8, 8), (16, 16), (32, 32)))
+    picture = picture + clouds * chance.between(0, 0.25, 1, 1, 1)
+    softness = chance.between(0.02, 0.25, 1, 1, 1)
     for _ in range(_SHAPES):
-        distance = _draw_shape(stream, count, x, y)
-        cover = (0.5 - distance / softness).clamp(0, 1)
-        shown = (uniform(stream, 0, 1, count, 1, 1, 1) < 0.5).float()
-        picture = torch.lerp(picture, uniform(stream, 0, 1, count, 3, 1, 1), cover * shown)
-    grain = torch.randn(count, 3, side, side, generator=stream)
-    return (picture + grain * uniform(stream, 0, 0.03, count, 1, 1, 1)).clamp(0, 1)
+        cover = (0.5 - _draw_shape(chance, x, y) / softness).clamp(0, 1)
+        shown = (chance.between(0, 1, 1, 1, 1) < 0.5).float()
+        picture = torch.lerp(picture, chance.between(0, 1, 3, 1, 1), cover * shown)
+    grain = chance.noise(3, side, side) * chance.between(0, 0.03, 1, 1, 1)
+    return (picture + grain).clamp(0, 1)
 
 
-def _draw_shape(stream: torch.Generator, count: int, x: Tensor, y: Tensor) -> Tensor:
+def _draw_shape(chance: _Chance, x: Tensor, y: Tensor) -> Tensor:
     """Return the distance to a random rectangle or disc, (count, 1, side, side)."""
-    centre_x = uniform(stream, -1, 1, count, 1, 1, 1)
-    centre_y = uniform(stream, -1, 1, count, 1, 1, 1)
-    half_width = uniform(stream, 0.08, 0.6, count, 1, 1, 1)
-    half_height = uniform(stream, 0.08, 0.6, count, 1, 1, 1)
-    dx, dy = (x - centre_x).abs(), (y - centre_y).abs()
+    dx = (x - chance.between(-1, 1, 1, 1, 1)).abs()
+    dy = (y - chance.between(-1, 1, 1, 1, 1)).abs()
+    half_width, half_height = (chance.between(0.08, 0.6, 1, 1, 1) for _ in range(2))
     rectangle = torch.maximum(dx - half_width, dy - half_height)
     disc = torch.hypot(dx, dy) - half_width * 0.7
-    round_one = uniform(stream, 0, 1, count, 1, 1, 1) < 0.5
-    return torch.where(round_one, disc, rectangle)
+    return torch.where(chance.between(0, 1, 1, 1, 1) < 0.5, disc, rectangle)

@@ -12,6 +12,7 @@ from .portraits import TrueMotion
 
 SCALES = 3
 REGION_SIDE = 32
+REGION_IMPORTANCE = 4.0
 UNSEEN_SHARE = 0.02
 """Cells of a coarse level of which less than this share is visible do not count."""
 
@@ -58,17 +59,37 @@ def region_loss(decoded: Tensor, target: Tensor, boxes: Tensor) -> Tensor:
     return (crop_regions(decoded, boxes) - crop_regions(target, boxes)).abs().mean()
 
 
-def flow_loss(grids: Sequence[Tensor], truth: TrueMotion) -> Tensor:
+def importance_of(boxes: Tensor, size: int) -> Tensor:
+    """Return how much each pixel's motion counts: more within mouth and eyes.
+
+    Args:
+        boxes: As for `crop_regions`.
+        size: Side of the picture in pixels.
+
+    Returns:
+        (batch, size, size).
+    """
+    line = (torch.arange(size, dtype=boxes.dtype, device=boxes.device) * 2 + 1) / size - 1
+    x, y, half_width, half_height = boxes[..., None].unbind(2)  # (batch, regions, 1) each
+    across = ((line - x).abs() < half_width).to(boxes)
+    down = ((line - y).abs() < half_height).to(boxes)
+    return 1 + REGION_IMPORTANCE * (down[..., None] * across[:, :, None]).amax(1)
+
+
+def flow_loss(
+    grids: Sequence[Tensor], truth: TrueMotion, importance: Tensor | None = None
+) -> Tensor:
     """Return how far the decoder's sampling positions lie from the true ones.
 
     Args:
         grids: Positions at each level, (batch, side, side, 2).
         truth: The true motion at the picture's side.
+        importance: How much each pixel counts, (batch, S, S); all alike where None.
 
     Returns:
         Mean distance in image units over what is visible, finer levels counting more.
     """
-    seen = truth.visible[:, None]
+    seen = (truth.visible if importance is None else truth.visible * importance)[:, None]
     place = truth.grid.permute(0, 3, 1, 2) * seen
     size = place.shape[-1]
     total, weights = place.new_zeros(()), 0.0

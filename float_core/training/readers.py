@@ -123,7 +123,7 @@ def reading_loss(reader: Reader, seed: int, step: int) -> Tensor:
     """Return a reader's loss on one batch of drawn frames."""
     device = next(reader.parameters()).device
     stream = generator(TRAINING, "reader", reader.kind, seed, step)
-    who = draw_identities(stream, READER_BATCH // 2).repeated(2).to(device)
+    who = draw_identities(stream, READER_BATCH // 2, device).repeated(2)
     poses, emotion = _shown(reader.kind, stream)
     frames = draw(who, poses.to(device), DRAWN_SIDE).image
     output = reader(_spoiled(frames, stream))

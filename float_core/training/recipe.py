@@ -137,6 +137,24 @@ class Recipe:
             clips=max(8, round(self.clips * min(factor, 4.0))),
         )
 
+    def widened(self, times: int) -> Recipe:
+        """Return the recipe with larger batches, for machines that take many at once.
+
+        Args:
+            times: Factor of every batch.
+        """
+
+        def widen(stage: Stage) -> Stage:
+            return replace(stage, batch=stage.batch * times)
+
+        return replace(
+            self,
+            encoder=widen(self.encoder),
+            small=widen(self.small),
+            large=widen(self.large),
+            motion=widen(self.motion),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` reads them back."""
         return asdict(self)

@@ -65,6 +65,14 @@ def test_hidden_pixels_do_not_count_in_the_flow_loss() -> None:
     assert losses.flow_loss([wrong], truth) < 1e-6
 
 
+def test_the_motion_of_mouth_and_eyes_counts_more() -> None:
+    box = torch.tensor([[[0.0, 0.5, 0.25, 0.25], [0.0, -0.5, 0.5, 0.125]]])
+    importance = losses.importance_of(box, 16)
+    expected = torch.ones(1, 16, 16)
+    expected[:, 10:14, 6:10] = expected[:, 3:5, 4:12] = 1 + losses.REGION_IMPORTANCE
+    torch.testing.assert_close(importance, expected)
+
+
 def test_regions_are_cut_where_the_boxes_say() -> None:
     image = torch.zeros(1, 1, 32, 32)
     image[..., 8:16, 16:24] = 1
