@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension
 
+WEB_DIRECTORY = "./web"
+"""Where ComfyUI finds the help pages; there are no scripts in it."""
+
 
 async def comfy_entrypoint() -> ComfyExtension:
     """Return the extension that lists the nodes."""

@@ -9,6 +9,32 @@ from tests.nodes.checkouts import why_not
 _SKIPPED = pytest.StashKey[str]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ComfyUI-FLOAT-Portrait")
+    group.addoption(
+        "--refresh-pictures",
+        action="store_true",
+        help="the browser tests write the pictures in workflows/ and web/docs/ anew",
+    )
+    group.addoption(
+        "--refresh-locales",
+        action="store_true",
+        help="the ComfyUI tests write locales/*/nodeDefs.json anew from locales/strings.json",
+    )
+
+
+@pytest.fixture(scope="session")
+def refresh_pictures(request: pytest.FixtureRequest) -> bool:
+    """Return whether the shipped pictures are to be written anew."""
+    return bool(request.config.getoption("--refresh-pictures"))
+
+
+@pytest.fixture(scope="session")
+def refresh_locales(request: pytest.FixtureRequest) -> bool:
+    """Return whether the shipped translations are to be written anew."""
+    return bool(request.config.getoption("--refresh-locales"))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     selected = [item for item in items if item.get_closest_marker("comfyui")]

@@ -22,6 +22,9 @@ Graph = dict[str, dict[str, Any]]
 _RUN_SECONDS = 120.0
 _POLL_SECONDS = 0.02
 
+_PREVIEW, _TEXT = 1, 3
+"""Kinds of binary messages."""
+
 
 class Refused(Exception):  # noqa: N818
     """The server refused a graph before running it; the message holds what the page would show."""
@@ -75,10 +78,12 @@ class Heard:
     Attributes:
         messages: Kind and values of each message, in order.
         pictures: Previews, each an encoded picture.
+        texts: Texts that nodes showed: node and text.
     """
 
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pictures: list[bytes] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
 
     def progress(self, node: str) -> list[float]:
         """Return the shares that a node's bar showed, 0 to 1."""
@@ -100,6 +105,11 @@ class ComfyClient:
         """Fetch JSON."""
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.loads(answer.read())
+
+    def download(self, path: str) -> bytes:
+        """Fetch a file."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return bytes(answer.read())
 
     def post(self, path: str, values: Any) -> Any:
         """Send JSON and return the answer's.
@@ -204,9 +214,18 @@ async def _listen(
                 values = json.loads(message.data)
                 heard.messages.append((values["type"], values["data"]))
             elif message.type == aiohttp.WSMsgType.BINARY:
-                heard.pictures.append(message.data[8:])
+                _take_binary(message.data, heard)
             else:
                 return
+
+
+def _take_binary(data: bytes, heard: Heard) -> None:
+    kind, rest = int.from_bytes(data[:4], "big"), data[4:]
+    if kind == _TEXT:
+        length = int.from_bytes(rest[:4], "big")
+        heard.texts.append((rest[4 : 4 + length].decode(), rest[4 + length :].decode()))
+    elif kind == _PREVIEW:
+        heard.pictures.append(rest[4:])
 
 
 def _sentences(answer: Mapping[str, Any]) -> str:
