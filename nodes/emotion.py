@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..float_core.emotion import EMOTIONS, one_hot
 from .networks import FloatModel
+from .progress import tell
 from .sockets import EmotionSocket, float_schema, model_input
 from .stages import hear_emotion
 
@@ -81,4 +82,6 @@ class FLOATEmotionFromSpeech(io.ComfyNode):
     @classmethod
     def execute(cls, model: FloatModel, audio: Any) -> io.NodeOutput:
         """Classify the recording."""
-        return io.NodeOutput(*hear_emotion(model, audio))
+        track, probabilities = hear_emotion(model, audio)
+        tell(probabilities)
+        return io.NodeOutput(track, probabilities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..float_core.media import MINIMUM_SIDE, parse_colour
 from .conversions import check_image, image_of_pictures, pictures_of
 from .folders import download_folder, search_folders
 from .networks import FloatModel
+from .progress import tell
 from .sockets import CropSocket, PortraitSocket, float_schema, model_input
 from .stages import encode_portrait
 
@@ -180,6 +182,7 @@ def crop_faces(
         square = _frame(picture, margin, detection)
         portraits.append(square.cut(picture, size, background))
         squares.append(square)
+    tell(_framing(squares, detection))
     return image_of_pictures(portraits), FaceCrops(tuple(squares), width, height)
 
 
@@ -202,6 +205,18 @@ def _frame(picture: Picture, margin: float, detection: str) -> CropSquare:
             f'it there from {FACE_DETECTOR.url}, or switch detection to "auto".'
         )
     return _around_first(detect_with_yunet(picture, yunet), margin, "yunet")
+
+
+def _framing(squares: Sequence[CropSquare], detection: str) -> str:
+    """Say what framed the pictures, and what to do where that was no face."""
+    methods = dict.fromkeys(square.method for square in squares)
+    text = f"framed by: {', '.join(methods)}"
+    if detection == "auto" and "centre" in methods:
+        text += (
+            f". No face was found. Frame the picture by hand, or put {FACE_DETECTOR.target} into "
+            f"{download_folder()} for a better detector."
+        )
+    return text
 
 
 def _around_first(faces: tuple[FaceBox, ...], margin: float, method: Any) -> CropSquare:

@@ -1,18 +1,24 @@
-"""ComfyUI's progress bar and Cancel button, as the callbacks that the core calls."""
+"""ComfyUI's progress bar, Cancel button and node text, as the callbacks that the core calls."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import comfy.utils
 from comfy.cli_args import args
 from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 from torch import Tensor
 
+from ..float_core.pace import Pace
 from .conversions import picture_of
 
 _STEPS = 1000
 _DEFAULT_PREVIEW_SIDE = 512
+
+_log = logging.getLogger(__name__)
 
 
 class NodeProgress:
@@ -45,16 +51,30 @@ class NodeProgress:
 def watch(chunks: Iterator[Tensor], count: int, report: Callable[..., None]) -> Iterator[Tensor]:
     """Pass chunks of frames on and report each, the last of its frames as the preview.
 
+    A run that will take long says so once, in the log and on the node.
+
     Args:
         chunks: Frames in [-1, 1], each `(b, 3, height, width)`.
         count: Number of frames in all.
         report: A callback of `NodeProgress.span`.
     """
     done = 0
+    pace = Pace(count)
     for chunk in chunks:
         done += len(chunk)
         report(done, count, chunk[-1])
+        estimate = pace.estimate(done)
+        if estimate:
+            _log.warning(estimate)
+            tell(estimate)
         yield chunk
+
+
+def tell(text: str) -> None:
+    """Write a text onto the running node, where the page shows it until the next run."""
+    context = get_executing_context()
+    if context is not None:
+        PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def _preview(frame: Tensor | None) -> tuple[str, object, int] | None:

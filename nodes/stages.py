@@ -14,6 +14,7 @@ from torch import Tensor
 from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
 from ..float_core.emotion import describe
 from ..float_core.face import Colour, CropSquare
+from ..float_core.long_speech import WHOLE_SECONDS
 from ..float_core.motion import Motion
 from ..float_core.pipeline import DECODE_BATCH, Portrait, Speech
 from ..float_core.portrait import portrait_image
@@ -187,9 +188,9 @@ def _join(portraits: list[Portrait]) -> Portrait:
 
 
 def _model_samples(waveform: Tensor, sample_rate: int) -> int:
-    """Return the samples of a batch at the rate of the networks, for the memory estimate."""
-    samples = waveform.shape[0] * waveform.shape[-1]
-    return samples * SPEECH_SAMPLE_RATE // max(1, sample_rate)
+    """Return the samples that the networks hear at once, for the memory estimate."""
+    seconds = min(waveform.shape[-1] / max(1, sample_rate), WHOLE_SECONDS)
+    return waveform.shape[0] * int(seconds * SPEECH_SAMPLE_RATE)
 
 
 def _require_width(what: str, value: Tensor, width: int, node: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,18 @@ def test_emotion_is_heard_only_when_asked_for(client: ComfyClient) -> None:
     from float_core.emotion import EMOTIONS
 
     assert all(name in text for name in EMOTIONS)
+
+
+def test_nodes_show_what_they_found(client: ComfyClient) -> None:
+    heard = node("FLOATEmotionFromSpeech", model=("model", 0), audio=("sound", 0))
+    graph = changed({**stages(), "emotion": heard}, "picture", phase=0.25)
+    graph = changed(changed(graph, "crop", detection="auto"), "sound", pitch=133.0)
+    with client.listening() as page:
+        run_well(client, reported(graph, ("crop", 0), ("emotion", 0)))
+        time.sleep(0.3)
+    shown = dict(page.texts)
+    assert shown["crop"].startswith("framed by: ")
+    assert "happy" in shown["emotion"]
 
 
 def test_another_emotion_encodes_nothing_again(client: ComfyClient) -> None:
