@@ -145,3 +145,13 @@ def talking() -> Graph:
         **TALK,
     )
     return {**{name: source[name] for name in ("model", "picture", "sound")}, "talk": talk}
+
+
+def streamed() -> Graph:
+    """Return the one-node graph that streams into a video, saved."""
+    graph = talking()
+    graph["talk"]["class_type"] = "FLOATTalkingPortraitVideo"
+    save = node(
+        "SaveVideo", video=("talk", 0), filename_prefix="streamed", format="auto", codec="auto"
+    )
+    return {**graph, "save": save}

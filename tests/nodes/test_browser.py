@@ -15,8 +15,10 @@ from tests.nodes.comfy_client import ComfyClient, Run
 from tests.nodes.comfy_page import ComfyPage, open_page, why_no_browser
 from tests.nodes.comfy_server import PACK_NAME, ComfyServer
 from tests.nodes.graphs import WEIGHTS
+from tests.nodes.test_locales import NAMES
 from tests.nodes.ui_graphs import WORKFLOWS, api_graph, read
 
+LOCALES = ("zh-CN", "ja-JP", "ko-KR")
 WHY_NOT = why_not() or why_no_browser()
 
 pytestmark = [
@@ -81,3 +83,17 @@ def test_saving_gives_the_shipped_graph(page: ComfyPage) -> None:
         places = {node["id"]: node["pos"] for node in shipped["nodes"]}
         assert {node["id"]: [round(x) for x in node["pos"]] for node in saved["nodes"]} == places
         assert json.dumps(saved["links"]) == json.dumps(shipped["links"])
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_the_page_speaks_the_persons_language(
+    locale: str, server: ComfyServer, tmp_path: Path
+) -> None:
+    title = "Talking portrait - one node"
+    with open_page(server.url, locale) as page:
+        page.open_workflow(read(WORKFLOWS[title]), title)
+        page.photograph(tmp_path / f"{locale}.jpg")
+        shown = page.page.evaluate(
+            "() => app.graph._nodes.find(n => n.type === 'FLOATLoadModel').title"
+        )
+    assert shown == NAMES["Load Model (FLOAT)"][locale[:2]]

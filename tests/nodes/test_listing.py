@@ -68,6 +68,19 @@ SOCKETS: dict[str, tuple[dict[str, str], list[str]]] = {
         },
         [IMAGE, AUDIO, NUMBER],
     ),
+    "FLOATTalkingPortraitVideo": (
+        {
+            "model": MODEL,
+            "image": IMAGE,
+            "audio": AUDIO,
+            "emotion": CHOICE,
+            "emotion_guidance": NUMBER,
+            "crop_face": "BOOLEAN",
+            "fps": NUMBER,
+            "seed": WHOLE,
+        },
+        [VIDEO],
+    ),
     "FLOATExamplePortrait": ({}, [IMAGE]),
     "FLOATExampleSpeech": ({}, [AUDIO]),
 }

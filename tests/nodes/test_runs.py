@@ -25,6 +25,7 @@ from tests.nodes.graphs import (
     reported,
     saved,
     stages,
+    streamed,
     talking,
 )
 
@@ -93,6 +94,38 @@ def test_one_node_to_a_video(client: ComfyClient, tmp_path: Path) -> None:
     graph = changed(graph, "talk", emotion="from speech")
     (path,) = client.files(run_well(client, graph), tmp_path)
     check_video(path, fps=25, frame_count=25, seconds=1)
+
+
+@pytest.mark.parametrize(("fps", "frame_count"), [(25.0, 25), (29.97, 30)])
+def test_one_node_streams_into_a_video(
+    client: ComfyClient, tmp_path: Path, fps: float, frame_count: int
+) -> None:
+    graph = changed(streamed(), "talk", fps=fps)
+    (path,) = client.files(run_well(client, graph), tmp_path)
+    check_video(path, fps=fps, frame_count=frame_count, seconds=1)
+
+
+def test_streaming_a_batch_gives_a_list_of_videos(client: ComfyClient, tmp_path: Path) -> None:
+    graph = changed(changed(streamed(), "picture", batch=2), "sound", batch=2)
+    paths = client.files(run_well(client, graph), tmp_path)
+    assert len(paths) == 2
+    for path in paths:
+        check_video(path, fps=25, frame_count=25, seconds=1)
+
+
+def test_the_streamed_video_shows_the_frames_of_the_stages(
+    client: ComfyClient, tmp_path: Path
+) -> None:
+    """Bit for bit through the same encoder: the streamed file equals the rendered one."""
+    videos = []
+    for graph in (changed(rendered(), "motion", time_points=10), streamed()):
+        if "crop" in graph:
+            graph = changed(graph, "crop", detection="auto")
+        (path,) = client.files(run_well(client, graph), tmp_path)
+        with av.open(str(path)) as file:
+            videos.append([frame.to_ndarray() for frame in file.decode(video=0)])
+    assert len(videos[0]) == len(videos[1]) == 25
+    assert all((a == b).all() for a, b in zip(*videos, strict=True))
 
 
 def test_one_node_shows_what_the_stages_show(client: ComfyClient) -> None:
