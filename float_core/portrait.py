@@ -31,6 +31,15 @@ class Portrait:
         """Return the number of portraits."""
         return self.identity.shape[0]
 
+    def item(self, index: int) -> Portrait:
+        """Return one portrait of the batch, as a batch of one."""
+        return Portrait(
+            identity=self.identity[index, None],
+            coefficients=self.coefficients[index, None],
+            motion=self.motion[index, None],
+            features=tuple(feature[index, None] for feature in self.features),
+        )
+
 
 def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
     """Turn a picture of bytes, (S, S, 3), into what `encode_portrait` takes, (1, 3, S, S)."""

@@ -19,6 +19,7 @@ from ..float_core.media import VideoWriter
 from ..float_core.motion import MAXIMUM_FPS, MINIMUM_FPS, Motion
 from ..float_core.pipeline import Portrait
 from ..float_core.portrait import frame_bytes
+from ..float_core.writer_thread import WriterThread
 from .conversions import fill_image, split_audio
 from .networks import FloatModel
 from .sockets import MotionSocket, PortraitSocket, float_schema, model_input
@@ -130,14 +131,14 @@ class FLOATRenderVideo(io.ComfyNode):
         """Decode every clip into a file of its own in ComfyUI's temp folder."""
         clips = decode_motion(model, portrait, motion, fps)
         sounds = split_audio(audio, clips.count)
-        with _temporary_files(clips.count) as paths:
+        with temporary_files(clips.count) as paths:
             for path, clip, sound in zip(paths, clips, sounds, strict=True):
-                _write(path, clip, clips.fps, model.pipeline.config.image_size, sound)
+                write_video(path, clip, clips.fps, model.pipeline.config.image_size, sound)
         return io.NodeOutput([InputImpl.VideoFromFile(str(path)) for path in paths])
 
 
 @contextmanager
-def _temporary_files(count: int) -> Iterator[list[Path]]:
+def temporary_files(count: int) -> Iterator[list[Path]]:
     """Name files in ComfyUI's temp folder, which it empties at every start.
 
     They are removed where the block fails or is cancelled.
@@ -153,9 +154,21 @@ def _temporary_files(count: int) -> Iterator[list[Path]]:
         raise
 
 
-def _write(
+def write_video(
     path: Path, clip: Iterator[Tensor], fps: Fraction, side: int, sound: dict[str, Any]
 ) -> None:
-    with VideoWriter(path, fps, (side, side), sound["waveform"], sound["sample_rate"]) as writer:
+    """Write one clip with its sound, encoding on another thread.
+
+    Args:
+        path: The file.
+        clip: Frames in [-1, 1], each `(b, 3, side, side)`.
+        fps: Frames a second.
+        side: Side of a frame in pixels.
+        sound: AUDIO of one clip.
+    """
+    with (
+        VideoWriter(path, fps, (side, side), sound["waveform"], sound["sample_rate"]) as video,
+        WriterThread(video.write) as writer,
+    ):
         for chunk in clip:
-            writer.write(frame_bytes(chunk))
+            writer.put(frame_bytes(chunk))

@@ -12,7 +12,7 @@ from .folders import register_model_folders
 from .loader import FLOATLoadModel
 from .sampler import FLOATSampleMotion
 from .speech import FLOATEncodeSpeech
-from .talk import FLOATTalkingPortrait
+from .talk import FLOATTalkingPortrait, FLOATTalkingPortraitVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     FLOATLoadModel,
@@ -25,6 +25,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FLOATDecodeMotion,
     FLOATRenderVideo,
     FLOATTalkingPortrait,
+    FLOATTalkingPortraitVideo,
     FLOATExamplePortrait,
     FLOATExampleSpeech,
 )

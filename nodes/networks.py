@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,21 @@ class FloatModel:
                 file when it is first named here.
             working_bytes: Memory that the stage needs beside the weights, in bytes.
         """
+        management.load_models_gpu([self._patcher(name)], memory_required=working_bytes)
+        return self.pipeline
+
+    def load_together(self, names: Iterable[str], working_bytes: int = 0) -> FloatPipeline:
+        """Bring several networks to the compute device at once and return the pipeline.
+
+        Args:
+            names: As for `load`.
+            working_bytes: As for `load`.
+        """
+        patchers = [self._patcher(name) for name in names]
+        management.load_models_gpu(patchers, memory_required=working_bytes)
+        return self.pipeline
+
+    def _patcher(self, name: str) -> WholeModelPatcher:
         network = getattr(self.pipeline, name)
         patcher = self._patchers.get(name)
         if patcher is None or patcher.model.network is not network:
@@ -81,8 +97,7 @@ class FloatModel:
                 load_device=management.get_torch_device(),
                 offload_device=management.unet_offload_device(),
             )
-        management.load_models_gpu([patcher], memory_required=working_bytes)
-        return self.pipeline
+        return patcher
 
 
 def _housed(network: nn.Module) -> nn.Module:

@@ -8,16 +8,20 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from comfy.model_management import intermediate_device
+from comfy.model_management import (
+    intermediate_device,
+    throw_exception_if_processing_interrupted,
+)
 from torch import Tensor
 
 from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
 from ..float_core.emotion import describe
 from ..float_core.face import Colour, CropSquare
 from ..float_core.long_speech import WHOLE_SECONDS
-from ..float_core.motion import Motion
+from ..float_core.motion import Motion, exact_fps
 from ..float_core.pipeline import DECODE_BATCH, Portrait, Speech
 from ..float_core.portrait import portrait_image
+from ..float_core.talk import video_frames
 from .conversions import (
     BLACK,
     check_image,
@@ -166,6 +170,52 @@ def decode_motion(
     pipeline = model.load("motion_decoder", picture_bytes(config, DECODE_BATCH))
     chunks = watch(pipeline.decode(portrait, motion), count * motion.frames, report)
     return Clips(count, motion.frames, motion.fps, chunks)
+
+
+def stream_clips(
+    model: FloatModel,
+    portrait: Portrait,
+    audio: Any,
+    emotion: Tensor,
+    options: SamplingOptions,
+    fps: float,
+    report: Report,
+) -> Clips:
+    """Prepare clips whose speech, motion and frames are computed as the frames are read.
+
+    Raises:
+        ValueError: There is no sound, the rate is out of range, or the numbers of portraits,
+            recordings and emotions do not fit each other.
+    """
+    waveform, sample_rate = waveform_of(audio)
+    config = model.pipeline.config
+    counts = (portrait.batch, len(waveform), len(emotion))
+    count = max(counts)
+    if any(each not in (1, count) for each in counts):
+        raise ValueError(
+            f"Expected one of each or equal numbers, got {counts[0]} portrait(s), {counts[1]} "
+            f"recording(s) and {counts[2]} emotion(s)."
+        )
+    samples = _model_samples(waveform[:1], sample_rate)
+    pipeline = model.load_together(
+        ("audio_encoder", "flow_transformer", "motion_decoder"),
+        max(picture_bytes(config, DECODE_BATCH), sound_bytes(config.speech, samples)),
+    )
+    frames = video_frames(pipeline, waveform, sample_rate, fps)
+
+    def chunks() -> Iterator[Tensor]:
+        for index in range(count):
+            yield from pipeline.stream(
+                portrait.item(min(index, portrait.batch - 1)),
+                waveform[min(index, len(waveform) - 1), None],
+                sample_rate,
+                emotion[min(index, len(emotion) - 1), None],
+                options,
+                fps=fps,
+                on_step=throw_exception_if_processing_interrupted,
+            )
+
+    return Clips(count, frames, exact_fps(fps), watch(chunks(), count * frames, report))
 
 
 def _square_frames(image: Tensor, side: int, background: Colour) -> Tensor:
