@@ -61,22 +61,30 @@ def why_no_browser() -> str | None:
 
 
 @contextmanager
-def open_page(url: str, locale: str = "en-US") -> Iterator[ComfyPage]:
-    """Open the page of a server, and nothing beyond that server."""
+def open_browser() -> Iterator[Any]:
+    """Start a headless browser; one at a time, as Playwright wants it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(_ARGUMENTS))
         try:
-            size = {"width": 1920, "height": 1080}
-            context = browser.new_context(viewport=size, locale=locale)
-            context.route(
-                lambda address: not address.startswith((url, "data:", "blob:")),
-                lambda route: route.abort(),
-            )
-            yield ComfyPage(context.new_page(), url)
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def open_page(browser: Any, url: str, locale: str = "en-US") -> Iterator[ComfyPage]:
+    """Open the page of a server in a profile of its own, and nothing beyond that server."""
+    context = browser.new_context(viewport={"width": 1920, "height": 1080}, locale=locale)
+    context.route(
+        lambda address: not address.startswith((url, "data:", "blob:")),
+        lambda route: route.abort(),
+    )
+    try:
+        yield ComfyPage(context.new_page(), url)
+    finally:
+        context.close()
 
 
 class ComfyPage:

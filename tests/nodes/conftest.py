@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.nodes.checkouts import comfyui_path, vhs_path
+from tests.nodes.checkouts import comfyui_path, vhs_path, why_not
 from tests.nodes.comfy_client import ComfyClient
+from tests.nodes.comfy_page import open_browser, why_no_browser
 from tests.nodes.comfy_server import INPUT_PACK, PACK, PACK_NAME, ComfyServer, make_base
 from tests.nodes.graphs import WEIGHTS
 
@@ -104,3 +106,13 @@ def client(server: ComfyServer) -> Iterator[ComfyClient]:
     page.post("/float_test/cancel_after", {"updates": None})
     yield page
     assert server.alive, server.log[-4000:]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return a headless browser; tests that ask for it skip where there is none."""
+    reason = why_not() or why_no_browser()
+    if reason:
+        pytest.skip(reason)
+    with open_browser() as running:
+        yield running

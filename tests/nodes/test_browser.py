@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.nodes.checkouts import vhs_path, why_not
+from tests.nodes.checkouts import vhs_path
 from tests.nodes.comfy_client import ComfyClient, Run
-from tests.nodes.comfy_page import ComfyPage, open_page, why_no_browser
+from tests.nodes.comfy_page import ComfyPage, open_page
 from tests.nodes.comfy_server import PACK_NAME, ComfyServer
 from tests.nodes.graphs import WEIGHTS
 from tests.nodes.test_locales import NAMES
-from tests.nodes.ui_graphs import WORKFLOWS, api_graph, read
+from tests.nodes.ui_graphs import WORKFLOWS, api_graph, node_box, overlap, read
 
 LOCALES = ("zh-CN", "ja-JP", "ko-KR")
-WHY_NOT = why_not() or why_no_browser()
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def page(server: ComfyServer) -> Iterator[ComfyPage]:
-    with open_page(server.url) as opened:
+def page(browser: Any, server: ComfyServer) -> Iterator[ComfyPage]:
+    with open_page(browser, server.url) as opened:
         yield opened
 
 
@@ -67,6 +65,9 @@ def test_a_template_is_opened_run_and_watched(
     assert video["seconds"] == pytest.approx(10.1, abs=0.15)
     assert video["at"] > 0.2, "the video does not play"
     page.photograph(tmp_path / "after.jpg")
+    boxes = [node_box(node) for node in page.workflow()["nodes"]]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not overlap(one, other), "what a node shows after a run covers another node"
     assert differ(tmp_path / "before.jpg", tmp_path / "after.jpg")
 
 
@@ -87,10 +88,10 @@ def test_saving_gives_the_shipped_graph(page: ComfyPage) -> None:
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_the_page_speaks_the_persons_language(
-    locale: str, server: ComfyServer, tmp_path: Path
+    locale: str, browser: Any, server: ComfyServer, tmp_path: Path
 ) -> None:
     title = "Talking portrait - one node"
-    with open_page(server.url, locale) as page:
+    with open_page(browser, server.url, locale) as page:
         page.open_workflow(read(WORKFLOWS[title]), title)
         page.photograph(tmp_path / f"{locale}.jpg")
         shown = page.page.evaluate(

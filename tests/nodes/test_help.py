@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.nodes.checkouts import why_not
 from tests.nodes.comfy_client import ComfyClient
-from tests.nodes.comfy_page import ComfyPage, open_page, why_no_browser
+from tests.nodes.comfy_page import ComfyPage, open_page
 from tests.nodes.comfy_server import PACK, PACK_NAME, ComfyServer
 from tests.nodes.ui_graphs import first_weights, input_names
 from tests.nodes.wirings import NODE, wiring
@@ -21,8 +20,6 @@ DOCS = PACK / "web" / "docs"
 PAGES = {path.stem: path for path in sorted(DOCS.glob("*.md"))}
 DOCS_BYTES = 1_500_000
 WIRING_SCALE = 1.2
-
-WHY_NO_PAGE = why_not() or why_no_browser()
 
 in_comfyui = pytest.mark.comfyui
 in_browser = pytest.mark.browser
@@ -34,10 +31,8 @@ def listing(server: ComfyServer) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def page(server: ComfyServer) -> Iterator[ComfyPage]:
-    if WHY_NO_PAGE:
-        pytest.skip(WHY_NO_PAGE)
-    with open_page(server.url) as opened:
+def page(browser: Any, server: ComfyServer) -> Iterator[ComfyPage]:
+    with open_page(browser, server.url) as opened:
         yield opened
 
 
@@ -91,7 +86,7 @@ def test_every_choice_is_explained(listing: dict[str, Any]) -> None:
     for kind in kinds_of(listing):
         text = PAGES[kind].read_text(encoding="utf-8").lower()
         for name, declared in listing[kind]["input"].get("required", {}).items():
-            if declared[0] == "COMBO" and name != "weights" and kind != "FLOATTalkingPortrait":
+            if declared[0] == "COMBO" and name != "weights" and not kind.startswith("FLOATTalking"):
                 absent = [c for c in declared[1]["options"] if str(c).lower() not in text]
                 assert absent == [] or name == "emotion", (kind, name, absent)
 
