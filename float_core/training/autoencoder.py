@@ -23,6 +23,7 @@ from ..motion import MotionBasis
 from . import losses
 from .decoding import Decoded, decode
 from .identities import draw_identities
+from .norms import attach_norms, fold_norms
 from .portraits import Drawing, TrueMotion, boxes, draw, true_motion
 from .poses import PARAMETER_SPREAD, PARAMETERS, expression_variants, neutral, random_poses
 from .recipe import LossWeights, Stage
@@ -162,9 +163,26 @@ class AutoencoderTask:
         self.device = device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.networks = build_networks(config).to(device)
+            self.networks = build_networks(config)
+        if self._reads_only:
+            encoder = cast(MotionEncoder, self.networks["encoder"])
+            self.networks["norms"] = attach_norms(encoder)
+        self.networks.to(device)
         stream = generator(HELD_OUT, "pairs", seed)
         self._judged = draw_pairs(stream, HELD_OUT_PAIRS, stage.image_size, 0.7, device)
+
+    def outcome(self, average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the next stage starts from; the task's networks are used up by it.
+
+        Args:
+            average: State of the networks to hand on.
+        """
+        self.networks.load_state_dict(average)
+        if "norms" in self.networks:
+            norms = cast(nn.ModuleList, self.networks["norms"])
+            fold_norms(cast(MotionEncoder, self.networks["encoder"]), norms)
+        state = self.networks.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("norms.")}
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """Return the parts of one step's loss."""

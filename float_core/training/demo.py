@@ -109,7 +109,7 @@ def _phase_one(recipe: Recipe, config: FloatConfig, session: Session) -> nn.Modu
         run = Run(stage, task, session)
         if not run.finished and not run.train():
             return None
-        before, side = run.average, stage.image_size
+        before, side = task.outcome(run.average), stage.image_size
     return run.averaged().requires_grad_(False)
 
 

@@ -73,6 +73,7 @@ class Stage:
         image_size: Side of the pictures in pixels.
         spread: Width of the heads' motion at the start and at the end.
         weights: Parts of phase 1's loss.
+        orthogonal: Whether weight matrices take orthogonal steps (`optimiser`) instead of Adam's.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Stage:
     image_size: int = 64
     spread: tuple[float, float] = (0.7, 0.7)
     weights: LossWeights = LossWeights()
+    orthogonal: bool = False
 
     def with_steps(self, steps: int) -> Stage:
         """Return the same stage over another number of steps."""
@@ -106,7 +108,7 @@ class Recipe:
     """
 
     seed: int = 0
-    encoder: Stage = Stage("encoder", 3_000, 32, 2e-3, 64, (0.4, 0.7), ENCODER_ONLY)
+    encoder: Stage = Stage("encoder", 3_000, 32, 1e-2, 64, (0.4, 0.7), ENCODER_ONLY, True)
     small: Stage = Stage("autoencoder-64", 9_000, 16, 2e-3, 64, (0.3, 0.7))
     large: Stage = Stage("autoencoder-128", 3_000, 12, 1e-3, 128, (0.6, 0.7))
     clips: int = 500

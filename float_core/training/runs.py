@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .optimiser import ADAM_BETAS, OrthogonalMomentum
 from .recipe import Stage
 
 Progress = Callable[[str, int, int], None]
@@ -110,6 +111,12 @@ def rate_at(stage: Stage, step: int) -> float:
     return stage.learning_rate * rise * (LAST_RATE + (1 - LAST_RATE) * fall)
 
 
+def _optimiser(stage: Stage, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if stage.orthogonal:
+        return OrthogonalMomentum(trained, stage.learning_rate)
+    return torch.optim.Adam(trained, lr=stage.learning_rate, betas=ADAM_BETAS)
+
+
 class Run:
     """A stage under way."""
 
@@ -126,8 +133,8 @@ class Run:
         self.session = session
         self.step = 0
         self.average = {k: v.detach().clone() for k, v in task.networks.state_dict().items()}
-        trained = [p for p in task.networks.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(trained, lr=stage.learning_rate, betas=(0.9, 0.99))
+        self._trained = [p for p in task.networks.parameters() if p.requires_grad]
+        self.optimiser = _optimiser(stage, self._trained)
         self._saved_at = time.monotonic()
         if self.state_file.is_file():
             self._load()
@@ -167,13 +174,12 @@ class Run:
     def train_step(self) -> dict[str, Tensor]:
         """Take one step and return the parts of its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.stage, self.step)
+            group["lr"] = rate_at(self.stage, self.step) * group.get("share", 1.0)
         with self._precision():
             parts = self.task.losses(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         parts["loss"].backward()  # type: ignore[no-untyped-call]
-        trained = self.optimiser.param_groups[0]["params"]
-        nn.utils.clip_grad_norm_(trained, GRADIENT_LIMIT)
+        nn.utils.clip_grad_norm_(self._trained, GRADIENT_LIMIT)
         self.optimiser.step()
         self.step += 1
         self._follow()

@@ -1,5 +1,6 @@
 """Phase 1: its decoder, its losses, its steps."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from float_core.modules.motion_encoder import MotionEncoder
 from float_core.training import autoencoder, losses, seeds
 from float_core.training.autoencoder import build_networks, draw_pairs, grow, reenact
 from float_core.training.decoding import decode
+from float_core.training.norms import attach_norms, fold_norms
+from float_core.training.optimiser import OrthogonalMomentum, orthogonalised
 from float_core.training.poses import HEAD_PARAMETERS
 from float_core.training.recipe import DEMO_CONFIG, LossWeights, smaller_image
 from float_core.training.runs import Run
@@ -159,3 +162,55 @@ def test_the_demo_model_fits_into_the_repository() -> None:
     networks = build_networks(DEMO_CONFIG)
     count = sum(p.numel() for n in ("encoder", "decoder") for p in networks[n].parameters())
     assert count < 2_300_000
+
+
+def test_an_orthogonal_step_keeps_directions_and_evens_their_sizes() -> None:
+    torch.manual_seed(0)
+    for shape in ((12, 40), (40, 12)):
+        matrix = torch.randn(shape)
+        made = orthogonalised(matrix)
+        assert torch.linalg.svdvals(made).min() > 0.5
+        assert torch.linalg.svdvals(made).max() < 1.5
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        assert (made * (left @ right)).sum() > 0.8 * 12
+
+
+def test_the_optimiser_solves_a_small_problem_and_resumes_equal() -> None:
+    torch.manual_seed(0)
+    inputs, wanted = torch.randn(64, 10), torch.randn(64, 9)
+    layer = torch.nn.Linear(10, 9)
+    layers = [layer, copy.deepcopy(layer)]
+    optimisers = [OrthogonalMomentum(own.parameters(), 0.02) for own in layers]
+    first = (layer(inputs) - wanted).square().mean().detach()
+    for step in range(60):
+        if step == 30:
+            state = copy.deepcopy(optimisers[1].state_dict())
+            optimisers[1] = OrthogonalMomentum(layers[1].parameters(), 0.02)
+            optimisers[1].load_state_dict(state)
+        for own, optimiser in zip(layers, optimisers, strict=True):
+            loss = (own(inputs) - wanted).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    assert loss < 0.85 * first
+    assert torch.equal(layers[0].weight, layers[1].weight)
+    assert torch.equal(layers[0].bias, layers[1].bias)
+
+
+def test_norms_fold_into_the_encoder() -> None:
+    torch.manual_seed(0)
+    encoder = MotionEncoder(SMALL)
+    plain = copy.deepcopy(encoder)
+    norms = attach_norms(encoder)
+    image = torch.rand(8, 3, 16, 16)
+    for _ in range(3):
+        encoder(image)
+    for norm in norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias)
+    norms.eval()
+    expected = encoder(image)
+    assert not torch.allclose(expected[1], plain(image)[1], atol=0.1)
+    fold_norms(plain, norms)
+    torch.testing.assert_close(plain(image)[1], expected[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain(image)[2][0], expected[2][0], atol=1e-4, rtol=1e-4)

@@ -34,7 +34,7 @@ CONFIG = FloatConfig(
 )
 
 RECIPE = Recipe(
-    encoder=Stage("encoder", 2, 4, 2e-3, 16, (0.4, 0.7), ENCODER_ONLY),
+    encoder=Stage("encoder", 2, 4, 2e-3, 16, (0.4, 0.7), ENCODER_ONLY, True),
     small=Stage("autoencoder-16", 2, 4, 2e-3, 16),
     large=Stage("autoencoder-32", 2, 4, 2e-3, 32),
     clips=3,
