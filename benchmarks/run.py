@@ -1,6 +1,6 @@
 """Speed of every stage, plain and fast alternately in one process, at full size.
 
-    python benchmarks/run.py [--quick] [--device cpu] [--threads N] [--profile]
+    python benchmarks/run.py [--quick] [--device cpu] [--threads N] [--plain-seconds 10] [--profile]
 
 Plain is the published way: float32, frame by frame, one weight a frame. Weights are synthetic and
 stay in memory. Prints Markdown tables; a full run also writes `benchmarks/RESULTS.md`. A row's
@@ -217,9 +217,8 @@ def make_clip(pipeline: FloatPipeline, image: torch.Tensor, sound: torch.Tensor,
     return sum(len(frame_bytes(chunk)) for chunk in pipeline.decode(portrait, motion, size))
 
 
-def bench_clips(bench: Bench, quick: bool) -> None:
+def bench_clips(bench: Bench, quick: bool, measured: int) -> None:
     """Measure clips from end to end; what is not measured says what it is made from."""
-    measured = 2 if quick else 10
 
     def run(pipeline: FloatPipeline, seconds: float, size: Any = None) -> float:
         sound = speech_like(seconds).to(bench.device)
@@ -306,6 +305,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter clips")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads on the CPU")
+    parser.add_argument(
+        "--plain-seconds",
+        type=int,
+        default=10,
+        choices=(2, 5, 10),
+        help="of the plain clip measured",
+    )
     parser.add_argument("--profile", action="store_true", help="only profile the decoder")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -322,7 +328,7 @@ def main() -> None:
         return
     bench_decoder(bench, (1, 8, 32) if device.type == "cuda" else (1, 4, 8))
     bench_motion(bench)
-    bench_clips(bench, arguments.quick)
+    bench_clips(bench, arguments.quick, 2 if arguments.quick else arguments.plain_seconds)
     page = report(bench, machine)
     print("\n" + page)
     if not arguments.quick:

@@ -43,7 +43,7 @@ class Portrait:
 
 def portrait_image(picture: npt.NDArray[np.uint8]) -> Tensor:
     """Turn a picture of bytes, (S, S, 3), into what `encode_portrait` takes, (1, 3, S, S)."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()
     return pixels.to(torch.float32) / 127.5 - 1
 
 
