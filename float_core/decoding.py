@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from .config import FloatConfig
 from .modules.fast_decoder import FastMotionDecoder
 from .modules.motion_decoder import MotionDecoder
 from .placement import like, precise
@@ -17,7 +19,47 @@ _log = logging.getLogger(__name__)
 
 
 DECODE_BATCH = 4
-"""Frames decoded at once where the caller does not say."""
+"""Most frames decoded at once on a CPU where the caller does not say: more gain nothing there."""
+
+GPU_BATCH = 32
+"""Most frames decoded at once on a GPU where the caller does not say."""
+
+_MAPS_ALIVE = 10
+_FLOAT_BYTES = 4
+_SHARE_OF_FREE = 0.5
+
+
+def decoding_bytes(config: FloatConfig, frames: int) -> int:
+    """Estimate the memory that decoding so many frames at once takes beside the weights, in bytes.
+
+    Nearly all of it is held at the largest side, where about ten maps are alive at a time.
+    """
+    return _MAPS_ALIVE * frames * config.channels[-1] * config.image_size**2 * _FLOAT_BYTES
+
+
+def fitting_batch(config: FloatConfig, device: torch.device) -> int:
+    """Return how many frames to decode at once: what half of the free memory holds, up to a cap.
+
+    Args:
+        config: What the weights fix.
+        device: Where the decoder lies.
+    """
+    cap = DECODE_BATCH if device.type == "cpu" else GPU_BATCH
+    free = free_bytes(device)
+    if free is None:
+        return DECODE_BATCH
+    return max(1, min(cap, int(free * _SHARE_OF_FREE) // decoding_bytes(config, 1)))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a device in bytes; None where it cannot be asked."""
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + cached
+    if device.type == "cpu" and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 class BatchSize:
@@ -27,18 +69,18 @@ class BatchSize:
         frames: The size now.
     """
 
-    def __init__(self, frames: int | None = None) -> None:
+    def __init__(self, frames: int) -> None:
         """Start with a size.
 
         Args:
-            frames: 1 or more; what suits most devices where None.
+            frames: 1 or more.
 
         Raises:
             ValueError: The size is below 1.
         """
-        if frames is not None and frames < 1:
+        if frames < 1:
             raise ValueError(f"Expected a batch size of 1 or more frames, got {frames}.")
-        self.frames = frames or DECODE_BATCH
+        self.frames = frames
 
     def halve(self, error: BaseException) -> None:
         """Halve the size after memory ran out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import chain
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,7 @@ from .audio import frame_count, warn_if_silent
 from .checkpoint import CheckpointError, Weights, open_weights
 from .checkpoint_layouts import NetworkName
 from .config import FloatConfig, SamplingOptions
-from .decoding import DECODE_BATCH, BatchSize, decode_in_batches, drawing
+from .decoding import DECODE_BATCH, BatchSize, decode_in_batches, drawing, fitting_batch
 from .emotion import check_track
 from .long_speech import Encoding, PreparedSpeech
 from .modules.audio_encoder import AudioEncoder
@@ -373,7 +374,7 @@ class FloatPipeline:
         Args:
             portrait: One portrait or a batch.
             motion: One motion or a batch, at any fps.
-            batch_size: Frames decoded at once.
+            batch_size: Frames decoded at once; what the free memory holds, up to a cap, where None.
 
         Yields:
             RGB frames in order, nominally in [-1, 1] and not clamped, (b, 3, S, S) with b at most
@@ -382,12 +383,18 @@ class FloatPipeline:
         Raises:
             ValueError: The batches do not fit each other.
         """
-        size = BatchSize(batch_size)
+        size = self._batch_size(batch_size)
         batch = _common_batch(portrait=portrait.batch, motion=len(motion.latents))
         for item in range(batch):
             draw = drawing(self.motion_decoder, portrait, min(item, portrait.batch - 1))
             latents = motion.latents[min(item, len(motion.latents) - 1)]
             yield from decode_in_batches(draw, latents, size)
+
+    def _batch_size(self, asked: int | None) -> BatchSize:
+        if asked is None:
+            place = next(chain(self.motion_decoder.parameters(), self.motion_decoder.buffers()))
+            asked = fitting_batch(self.config, place.device)
+        return BatchSize(asked)
 
     @torch.no_grad()
     def stream(
@@ -420,7 +427,7 @@ class FloatPipeline:
             emotion: Constant, or frame by frame of a whole sound, (1, 1 or frames, 7).
             options: Time points, solver, guidance scales, seed.
             fps: Frames a second of the video, 1 to 120; the model's own where None.
-            batch_size: Frames decoded at once.
+            batch_size: Frames decoded at once; what the free memory holds, up to a cap, where None.
             encoding: As for `encode_speech`; of no effect on a live sound.
             lookahead_seconds: How far beyond a window a live sound is heard first, 0 or more.
             on_step: Called after each layer of the speech network and each solver step; stops the
@@ -443,7 +450,7 @@ class FloatPipeline:
             )
         starts = self._noise(options.seed, None, 1, 0)
         windows = self._windows(embeddings, emotion, starts, 1)
-        draw, size = drawing(self.motion_decoder, portrait, 0), BatchSize(batch_size)
+        draw, size = drawing(self.motion_decoder, portrait, 0), self._batch_size(batch_size)
         converter = FpsConverter(
             Fraction(self.config.fps), exact_fps(self.config.fps if fps is None else fps)
         )

@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..float_core.config import FloatConfig, Wav2Vec2Shape
+from ..float_core.config import Wav2Vec2Shape
 from ..float_core.pipeline import FloatPipeline
 from ..float_core.precision import choose_dtype
 
@@ -109,14 +109,6 @@ def _housed(network: nn.Module) -> nn.Module:
     house = type(type(network).__name__, (nn.Module,), {})()
     house.network = network
     return house
-
-
-def picture_bytes(config: FloatConfig, images: int) -> int:
-    """Estimate what the motion encoder or decoder needs for `images` images at once, in bytes.
-
-    Nearly all of it is held at the largest side, where about ten maps are alive at a time.
-    """
-    return 10 * images * config.channels[-1] * config.image_size**2 * _FLOAT_BYTES
 
 
 def sound_bytes(shape: Wav2Vec2Shape, samples: int) -> int:

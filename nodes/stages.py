@@ -15,6 +15,7 @@ from comfy.model_management import (
 from torch import Tensor
 
 from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
+from ..float_core.decoding import decoding_bytes
 from ..float_core.emotion import describe
 from ..float_core.face import Colour, CropSquare
 from ..float_core.long_speech import WHOLE_SECONDS
@@ -30,7 +31,7 @@ from .conversions import (
     to_device,
     waveform_of,
 )
-from .networks import FloatModel, picture_bytes, sound_bytes
+from .networks import FloatModel, sound_bytes
 from .progress import NodeProgress, watch
 
 Report = Callable[..., None]
@@ -55,7 +56,7 @@ def encode_portrait(
     report = report or NodeProgress().span()
     config = model.pipeline.config
     pixels = _square_frames(check_image(image), config.image_size, background)
-    pipeline = model.load("motion_encoder", picture_bytes(config, DECODE_BATCH))
+    pipeline = model.load("motion_encoder", decoding_bytes(config, DECODE_BATCH))
     portraits = []
     for begin in range(0, len(pixels), DECODE_BATCH):
         report(begin, len(pixels))
@@ -167,7 +168,7 @@ def decode_motion(
     _require_width("motion", motion.latents, config.latent_dim, "Sample Motion (FLOAT)")
     motion = motion.at_fps(fps)
     count = max(portrait.batch, len(motion.latents))
-    pipeline = model.load("motion_decoder", picture_bytes(config, DECODE_BATCH))
+    pipeline = model.load("motion_decoder", decoding_bytes(config, DECODE_BATCH))
     chunks = watch(pipeline.decode(portrait, motion), count * motion.frames, report)
     return Clips(count, motion.frames, motion.fps, chunks)
 
@@ -199,7 +200,7 @@ def stream_clips(
     samples = _model_samples(waveform[:1], sample_rate)
     pipeline = model.load_together(
         ("audio_encoder", "flow_transformer", "motion_decoder"),
-        max(picture_bytes(config, DECODE_BATCH), sound_bytes(config.speech, samples)),
+        max(decoding_bytes(config, DECODE_BATCH), sound_bytes(config.speech, samples)),
     )
     frames = video_frames(pipeline, waveform, sample_rate, fps)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from parity import synthetic
 
-from float_core import long_speech
+from float_core import decoding, long_speech
 from float_core.audio import normalise, prepare_speech, resample
 from float_core.config import BASE_WAV2VEC2, SamplingOptions
 from float_core.decoding import BatchSize, decode_in_batches
@@ -289,6 +289,21 @@ def test_batches_are_halved_when_memory_runs_out() -> None:
     assert torch.equal(frames, latents * 2)
     assert sizes[:4] == [8, 4, 2, 2]
     assert size.frames == 2
+
+
+@pytest.mark.parametrize(
+    ("free_frames", "device", "expected"),
+    [(1000, "cpu", 4), (5, "cpu", 2), (0.1, "cpu", 1), (1000, "cuda", 32), (20, "cuda", 10)],
+)
+def test_the_batch_size_follows_the_free_memory(free_frames, device, expected, monkeypatch) -> None:
+    free = int(free_frames * decoding.decoding_bytes(SMALL, 1))
+    monkeypatch.setattr(decoding, "free_bytes", lambda _device: free)
+    assert decoding.fitting_batch(SMALL, torch.device(device)) == expected
+
+
+def test_the_free_memory_of_this_machine_is_known() -> None:
+    free = decoding.free_bytes(torch.device("cpu"))
+    assert free is None or free > 2**20
 
 
 def test_one_frame_too_many_says_what_to_change() -> None:
