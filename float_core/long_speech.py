@@ -32,7 +32,7 @@ WHOLE_SECONDS = 60
 """Speech up to this length is encoded at once, exactly as published."""
 
 CONTEXT_SECONDS = 8
-"""Speech heard on either side of a piece; `benchmarks/RESULTS.md` has the error by context."""
+"""Speech heard on either side of a piece; `benchmarks/LONG.md` has the error by context."""
 
 PIECE_SECONDS = 32
 """Longest piece, without its context."""
