@@ -122,7 +122,7 @@ def test_the_emotion_is_heard(weights, image, sound, capsys) -> None:
         ("--box", "5,5,20,20"),
         ("--no-crop", "--background", "#ff8800"),
         ("--margin", "0.8", "--box", "10,10,44,44"),
-        ("--dtype", "bf16"),
+        ("--dtype", "fp16"),
     ],
 )
 def test_every_option_changes_the_video(turn, weights, sound, tmp_path) -> None:
