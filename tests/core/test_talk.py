@@ -289,7 +289,12 @@ def test_ctrl_c_leaves_no_file(weights, image, tmp_path) -> None:
     command = [sys.executable, "-m", "float_core", "talk", "--emotion=sad", "--device=cpu"]
     command += [f"--image={image}", f"--audio={sound}", f"--output={output}"]
     process = subprocess.Popen(
-        [*command, f"--weights={weights}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, f"--weights={weights}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell ignores SIGINT, and so would this child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".out.mp4*.part")):
