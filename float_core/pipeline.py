@@ -348,11 +348,16 @@ class FloatPipeline:
         return value.to(network.device, torch.promote_types(network.dtype, torch.float32))
 
     def _velocity_field(self, condition: sampling.WindowCondition) -> sampling.Velocity:
-        """Prepare the velocity under a condition; the solver's state stays precise."""
+        """Prepare the velocity under a condition; the solver's state stays precise.
+
+        The plain way embeds and computes every frame, the other nothing twice or for nobody.
+        """
         network = self.flow_transformer
         window = condition.speech.shape[1]
         previous = like(network, condition.previous_motion)
-        embedded = network.embed_condition(
+        embed = network.embed_condition if self._plain else network.embed_distinct
+        asked = None if self._plain else window
+        embedded = embed(
             like(network, condition.reference),
             like(network, torch.cat((condition.previous_speech, condition.speech), dim=1)),
             like(network, condition.emotion),
@@ -360,7 +365,7 @@ class FloatPipeline:
 
         def velocity(time: Tensor, state: Tensor) -> Tensor:
             motion = torch.cat((previous, state.to(previous.dtype)), dim=1)
-            result: Tensor = network(time, motion, embedded)[:, -window:]
+            result: Tensor = network(time, motion, embedded, asked)[:, -window:]
             return result.to(state.dtype)
 
         return velocity

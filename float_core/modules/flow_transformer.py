@@ -7,6 +7,7 @@ modulation a frame. Attribute names are the checkpoint's keys under `fmt`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,26 +33,27 @@ def position_table(frames: int, width: int) -> Tensor:
 
 
 def banded_attention(query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
-    """Attend from each frame to those at most `radius` frames away.
+    """Attend from the last frames, each to those at most `radius` frames away.
 
     Args:
-        query: (batch, heads, frames, width).
-        key: (batch, heads, frames, width).
+        query: (batch, heads, asked, width).
+        key: (batch, heads, frames, width); at least as many frames as are asked for.
         value: (batch, heads, frames, width).
         radius: Frames seen on either side.
 
     Returns:
-        (batch, heads, frames, width).
+        (batch, heads, asked, width).
     """
-    frames, width = query.shape[-2:]
+    (asked, width), frames = query.shape[-2:], key.shape[2]
     band = 2 * radius + 1
     sides = (0, 0, radius, radius)
-    keys = F.pad(key, sides).unfold(2, band, 1)  # (batch, heads, frames, width, band)
-    values = F.pad(value, sides).unfold(2, band, 1)  # (batch, heads, frames, width, band)
-    scores = (query[..., None] * keys).sum(-2) / math.sqrt(width)  # (batch, heads, frames, band)
-    position = torch.arange(frames, device=query.device)[:, None]
+    # Both (batch, heads, asked, width, band).
+    keys = F.pad(key, sides).unfold(2, band, 1)[:, :, -asked:]
+    values = F.pad(value, sides).unfold(2, band, 1)[:, :, -asked:]
+    scores = (query[..., None] * keys).sum(-2) / math.sqrt(width)  # (batch, heads, asked, band)
+    position = torch.arange(frames - asked, frames, device=query.device)[:, None]
     neighbour = position + torch.arange(-radius, radius + 1, device=query.device)
-    outside = (neighbour < 0) | (neighbour >= frames)  # (frames, band)
+    outside = (neighbour < 0) | (neighbour >= frames)  # (asked, band)
     weights = scores.masked_fill(outside, -torch.inf).softmax(-1)
     return (weights[..., None, :] * values).sum(-1)
 
@@ -61,16 +63,42 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Embedded conditions of a batch of frames, equal ones once.
+
+    Attributes:
+        rows: The different ones, (1, distinct, hidden); where `index` is None those of all frames,
+            (batch, frames, hidden).
+        index: Which of them each frame has, (batch, frames).
+    """
+
+    rows: Tensor
+    index: Tensor | None = None
+
+    def last(self, frames: int) -> Conditions:
+        """Return the conditions of the last frames."""
+        if self.index is None:
+            return Conditions(self.rows[:, -frames:])
+        return Conditions(self.rows, self.index[:, -frames:])
+
+    def spread(self, mapped: Tensor) -> Tensor:
+        """Give each frame what its row was mapped to, (batch, frames, width)."""
+        if self.index is None:
+            return mapped
+        return mapped[0].index_select(0, self.index.flatten()).view(*self.index.shape, -1)
+
+
 class Modulation(nn.Sequential):
-    """Frame conditions to chunks of shift, scale and gate."""
+    """Frame conditions to chunks of shift, scale and gate; computed once for equal conditions."""
 
     def __init__(self, hidden: int, chunks: int) -> None:
         super().__init__(nn.SiLU(), nn.Linear(hidden, chunks * hidden))
         self.chunks = chunks
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """Map (batch, frames, hidden) to `chunks` tensors of that shape."""
-        every: Tensor = self[1](self[0](condition))
+    def forward(self, condition: Conditions) -> tuple[Tensor, ...]:
+        """Map the conditions of frames to `chunks` tensors, each (batch, frames, hidden)."""
+        every = condition.spread(self[1](self[0](condition.rows)))
         return every.chunk(self.chunks, dim=-1)
 
 
@@ -84,12 +112,12 @@ class BandedAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
         self.proj = nn.Linear(config.hidden, config.hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (batch, frames, hidden)."""
+    def forward(self, x: Tensor, asked: int) -> Tensor:
+        """Map (batch, frames, hidden) to the last frames' (batch, asked, hidden)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, frames, width)
-        attended = banded_attention(query, key, value, self.radius)
-        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))  # (batch, frames, hidden)
+        attended = banded_attention(query[:, :, -asked:], key, value, self.radius)
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))  # (batch, asked, hidden)
         return output
 
 
@@ -116,10 +144,15 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.adaLN_modulation = Modulation(config.hidden, chunks=6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Keep the shape (batch, frames, hidden); `condition` has it too."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition)
-        x = x + gate1 * self.attn(modulate(x, shift1, scale1))
+    def forward(self, x: Tensor, condition: Conditions, asked: int) -> Tensor:
+        """Map (batch, frames, hidden) to the last frames' (batch, asked, hidden).
+
+        Whatever comes before the frames asked for is seen by the attention and goes no further.
+        """
+        shift1, scale1, *rest = self.adaLN_modulation(condition)
+        attended = self.attn(modulate(x, shift1, scale1), asked)
+        x, gate1, shift2, scale2, gate2 = (value[:, -asked:] for value in (x, *rest))
+        x = x + gate1 * attended
         x = x + gate2 * self.mlp(modulate(x, shift2, scale2))
         return x
 
@@ -132,7 +165,7 @@ class Head(nn.Module):
         self.adaLN_modulation = Modulation(hidden, chunks=2)
         self.linear = nn.Linear(hidden, latent_dim)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Conditions) -> Tensor:
         """Map (batch, frames, hidden) to (batch, frames, latent_dim)."""
         shift, scale = self.adaLN_modulation(condition)
         output: Tensor = self.linear(modulate(x, shift, scale))
@@ -180,6 +213,7 @@ class FlowTransformer(nn.Module):
         super().__init__()
         shape = config.transformer
         hidden = shape.hidden
+        self.radius = shape.attention_radius
         self.x_embedder = FrameEmbedder(config.latent_dim, hidden)
         self.pos_embed = nn.Parameter(
             position_table(shape.total_frames, hidden), requires_grad=False
@@ -200,29 +234,69 @@ class FlowTransformer(nn.Module):
         Returns:
             (batch, total_frames, hidden).
         """
-        frames = speech.shape[1]
-        parts = (
-            reference[:, None].expand(-1, frames, -1),
-            speech,
-            emotion.expand(-1, frames, -1),
-        )
-        condition: Tensor = self.c_embedder(torch.cat(parts, dim=-1))
+        condition: Tensor = self.c_embedder(_condition_inputs(reference, speech, emotion))
         return condition
 
-    def forward(self, time: Tensor, motion: Tensor, condition: Tensor) -> Tensor:
+    def embed_distinct(self, reference: Tensor, speech: Tensor, emotion: Tensor) -> Conditions:
+        """Embed as `embed_condition` does, but conditions that several frames share only once.
+
+        The evaluations of the guidance share many: those without speech have one for the whole
+        window, and the frames of context have the same with speech as without.
+
+        Args:
+            reference: As for `embed_condition`, like the others.
+            speech: (batch, total_frames, speech_dim).
+            emotion: (batch, total_frames or 1, 7).
+        """
+        inputs = _condition_inputs(reference, speech, emotion)
+        # Compared on the CPU: not every device can.
+        rows, index = torch.unique(inputs.flatten(0, 1).cpu(), dim=0, return_inverse=True)
+        embedded = self.c_embedder(rows.to(inputs.device)[None])
+        return Conditions(embedded, index.view(inputs.shape[:2]).to(inputs.device))
+
+    def forward(
+        self,
+        time: Tensor,
+        motion: Tensor,
+        condition: Tensor | Conditions,
+        asked: int | None = None,
+    ) -> Tensor:
         """Predict velocities.
 
         Args:
             time: ODE time in [0, 1], () or (batch,).
             motion: Previous motion, then the noisy window, (batch, total_frames, latent_dim).
-            condition: Result of `embed_condition`, (batch, total_frames, hidden).
+            condition: Result of `embed_condition`, (batch, total_frames, hidden), or, at one time
+                for all, of `embed_distinct`.
+            asked: How many of the last frames are asked for, 1 or more; all where None. Earlier
+                ones are computed as far as these depend on them.
 
         Returns:
-            Velocity of all frames, (batch, total_frames, latent_dim); the window's are the last.
+            Velocity, (batch, asked, latent_dim); the window's are the last.
         """
-        x = self.x_embedder(motion) + self.pos_embed  # (batch, total_frames, hidden)
-        c = self.t_embedder(time).view(-1, 1, x.shape[-1]) + condition  # the same shape
-        for block in self.blocks:
-            x = block(x, c)
-        output: Tensor = self.decoder(x, c)  # (batch, total_frames, latent_dim)
+        frames = motion.shape[1]
+        # A block reaches `radius` frames back: what each block must give, the last one first.
+        reaches = [self.radius * later for later in range(len(self.blocks) + 1)]
+        needed = [min(frames, (asked or frames) + reach) for reach in reaches]
+        first = needed.pop()
+        x = self.x_embedder(motion[:, -first:]) + self.pos_embed[:, -first:]
+        if isinstance(condition, Tensor):
+            condition = Conditions(condition)
+        times = self.t_embedder(time).view(-1, 1, x.shape[-1])
+        c = Conditions(times + condition.rows, condition.index).last(first)
+        for block, count in zip(self.blocks, reversed(needed), strict=True):
+            x = block(x, c, count)  # (batch, count, hidden)
+            c = c.last(count)
+        output: Tensor = self.decoder(x, c)  # (batch, asked, latent_dim)
         return output
+
+
+def _condition_inputs(reference: Tensor, speech: Tensor, emotion: Tensor) -> Tensor:
+    """Put the conditions of each frame side by side, (batch, frames, width)."""
+    frames = speech.shape[1]
+    parts = (
+        reference[:, None].expand(-1, frames, -1),
+        speech,
+        emotion.expand(-1, frames, -1),
+    )
+    return torch.cat(parts, dim=-1)

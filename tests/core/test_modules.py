@@ -87,6 +87,14 @@ def test_a_frame_sees_only_its_band() -> None:
     assert not torch.equal(before[..., 9, :], after[..., 9, :])
 
 
+@pytest.mark.parametrize("asked", [1, 7, 9, 10])
+def test_attention_of_the_last_frames_is_that_of_all(asked: int) -> None:
+    q, k, v = (noise(2, 3, 10, 4, seed=s) for s in range(3))
+    whole = flow_transformer.banded_attention(q, k, v, 2)
+    last = flow_transformer.banded_attention(q[:, :, -asked:], k, v, 2)
+    torch.testing.assert_close(last, whole[:, :, -asked:])
+
+
 def test_position_table_starts_with_the_oldest_frame() -> None:
     table = flow_transformer.position_table(5, 6)
     assert table.shape == (1, 5, 6)
@@ -126,6 +134,60 @@ def test_a_changed_condition_reaches_only_its_frames_neighbourhood() -> None:
     speech[:, 20] += 1
     changed = (run() != before).any(-1)[0]
     assert changed.nonzero().flatten().tolist() == list(range(16, 25))
+
+
+def guided_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Reference, speech and emotion of a window's three evaluations, as the guidance asks."""
+    speech = noise(1, 60, 6).repeat(3, 1, 1)
+    speech[0, 10:] = 0
+    emotion = torch.zeros(3, 60, 7, dtype=torch.float64)
+    emotion[1, :, 2] = 1
+    return noise(1, 8).expand(3, -1), speech, emotion
+
+
+@pytest.fixture
+def transformer() -> flow_transformer.FlowTransformer:
+    torch.manual_seed(0)
+    return flow_transformer.FlowTransformer(tiny_config()).double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("asked", [1, 50, 53, 58, 60])
+@pytest.mark.parametrize("embed", ["embed_condition", "embed_distinct"])
+def test_what_is_asked_for_equals_the_whole(transformer, embed: str, asked: int) -> None:
+    inputs, motion = guided_inputs(), noise(3, 60, 8)
+    time = torch.tensor(0.3, dtype=torch.float64)
+    whole = transformer(time, motion, transformer.embed_condition(*inputs))
+    assert whole.shape == (3, 60, 8)
+    part = transformer(time, motion, getattr(transformer, embed)(*inputs), asked)
+    torch.testing.assert_close(part, whole[:, -asked:], rtol=1e-12, atol=1e-12)
+
+
+def test_conditions_are_embedded_once_and_belong_to_their_frames(transformer) -> None:
+    """10 of context and 50 heard, the same felt, and one that all frames without speech share."""
+    inputs = guided_inputs()
+    distinct = transformer.embed_distinct(*inputs)
+    assert distinct.rows.shape == (1, 121, 16)
+    expected = transformer.embed_condition(*inputs)
+    torch.testing.assert_close(distinct.spread(distinct.rows), expected)
+
+
+def test_nothing_is_computed_that_no_output_reads(transformer) -> None:
+    """Of two blocks of radius 2 the first gives 52 frames and the last 50."""
+    rows: dict[str, int] = {}
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(
+                lambda _layer, inputs, _output, name=name: rows.update(
+                    {name: inputs[0].shape[:-1].numel()}
+                )
+            )
+    condition = transformer.embed_distinct(*guided_inputs())
+    transformer(torch.tensor(0.3, dtype=torch.float64), noise(3, 60, 8), condition, 50)
+    assert rows["blocks.0.attn.qkv"] == 3 * 54
+    assert rows["blocks.0.mlp.fc1"] == rows["blocks.1.attn.qkv"] == 3 * 52
+    assert rows["blocks.1.attn.proj"] == rows["blocks.1.mlp.fc2"] == 3 * 50
+    assert rows["decoder.linear"] == 3 * 50
+    assert {rows[n] for n in rows if "adaLN" in n} == {121}
 
 
 def test_encoder_and_decoder_follow_the_channels_of_the_config() -> None:

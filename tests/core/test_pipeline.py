@@ -169,6 +169,18 @@ def test_every_option_changes_the_motion(pipeline, portraits, speeches, change) 
     assert (plain - turned.latents).norm() > 1e-3 * plain.norm()
 
 
+@pytest.mark.parametrize("change", [{}, {"audio_guidance": 1.0}, {"reference_guidance": 2.0}])
+def test_the_sampler_equals_the_plain_one(pipeline, portraits, speeches, change) -> None:
+    with np.load(GOLDEN / "tiny.npz") as file:
+        config = config_of(json.loads(file["meta"].tobytes())["config"])
+    plain = FloatPipeline.from_state_dict(synthetic_state_dict(config), config, plain=True)
+    options = SamplingOptions(time_points=4, **change)
+    emotion = torch.stack((one_hot("happy"), one_hot("sad"), torch.zeros(1, 1, 7)))[:, 0]
+    expected = plain.sample(portraits, speeches, emotion, options).latents
+    actual = pipeline.sample(portraits, speeches, emotion, options).latents
+    assert (actual - expected).norm() < 1e-5 * expected.norm()
+
+
 def test_noise_may_be_given(pipeline, portraits, speeches) -> None:
     one, spoken = item(portraits, 0), item(speeches, 0)
     drawn = pipeline.sample(one, spoken, one_hot("sad"), FEW)
