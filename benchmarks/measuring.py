@@ -20,6 +20,17 @@ from torch.utils.flop_counter import flop_registry
 COPY_BYTES = 2**28
 
 
+def linear_operations(x: torch.Tensor, weight: torch.Tensor, *_rest: Any, **_result: Any) -> int:
+    """Return the operations of a linear layer."""
+    return 2 * x.numel() * len(weight)
+
+
+OPERATIONS = dict(flop_registry)
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    # What float_core.modules.fused_linear calls; torch has no count of it.
+    OPERATIONS[torch.ops.mkldnn._linear_pointwise] = linear_operations
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":
@@ -65,7 +76,7 @@ class Count(TorchDispatchMode):
         """Run an operation and count it if it is a product."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
+        count = OPERATIONS.get(func._overloadpacket)
         if count is not None:
             self.operations += count(*args, **kwargs, out_val=result)
             tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]

@@ -15,6 +15,7 @@ from .modules.audio_encoder import AudioEncoder
 from .modules.emotion_classifier import EmotionClassifier
 from .modules.fast_decoder import FastMotionDecoder
 from .modules.flow_transformer import FlowTransformer
+from .modules.fused_linear import fuse_linears
 from .modules.half_linear import HalfLinear, halve_linears
 from .modules.motion_decoder import MotionDecoder
 
@@ -62,6 +63,7 @@ def apply_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     In half precision only what takes the time is halved: the linear layers of the transformers,
     and the decoder but for styles, flows and colours (`modules.fast_decoder`). Whatever the
     precision, networks take and give float32 (float64 where that was asked for).
+    On CPUs linear layers are oneDNN's (`modules.fused_linear`).
 
     Args:
         network: One of FLOAT's networks, filled with its weights; changed in place, or in the
@@ -84,6 +86,7 @@ def apply_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             halve_linears(network.blocks, dtype)
         elif isinstance(network, AudioEncoder | EmotionClassifier):
             halve_linears(network.wav2vec2.encoder, dtype)
+    fuse_linears(network)
     # After the halving: weights that are stored in half precision are not copied back and forth.
     for module in network.modules():
         if not isinstance(module, HalfLinear):

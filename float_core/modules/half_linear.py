@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .fused_linear import fused_linear
 
 
 class HalfLinear(nn.Linear):
@@ -31,7 +32,7 @@ class HalfLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, inputs) to (…, outputs), in the input's precision."""
-        return F.linear(input.to(self.weight.dtype), self.weight, self.bias).to(input.dtype)
+        return fused_linear(input.to(self.weight.dtype), self.weight, self.bias).to(input.dtype)
 
 
 def halve_linears(network: nn.Module, dtype: torch.dtype) -> None:
