@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ FILTER_BETA = 14.769656459379492
 
 _TORCHAUDIO_ELEMENTS = 2**24
 _BLOCK_ELEMENTS = 2**21
+_PERIOD_ELEMENTS = 2**21
 
 
 def check_waveform(waveform: torch.Tensor, sample_rate: int) -> None:
@@ -75,9 +77,8 @@ def check_waveform(waveform: torch.Tensor, sample_rate: int) -> None:
             f"Expected at least {float(MINIMUM_SECONDS)} s of sound, got {samples} samples at "
             f"{sample_rate} Hz ({samples / sample_rate:.3f} s): give a longer recording."
         )
-    # Both keep NaN and infinity, and unlike a test of each sample need no memory.
-    limits = torch.stack((waveform.amin(), waveform.amax()))
-    if not bool(torch.isfinite(limits).all()):
+    # The limits keep NaN and infinity, and unlike a test of each sample need no memory.
+    if not bool(torch.isfinite(torch.stack(waveform.aminmax())).all()):
         raise ValueError(
             "Expected finite samples, got NaN or infinity in the waveform: "
             "export the recording again, or cut the broken part."
@@ -95,8 +96,8 @@ def _check_rate(sample_rate: int) -> None:
 
 def warn_if_silent(waveform: torch.Tensor) -> None:
     """Log a warning where a sound, `(batch, channels, samples)`, is silent."""
-    span = waveform.amax(dim=(1, 2)) - waveform.amin(dim=(1, 2))
-    silent = int((span < SILENCE_RANGE).sum())
+    limits = [clip.aminmax() for clip in waveform]
+    silent = sum(bool(clip.max - clip.min < SILENCE_RANGE) for clip in limits)
     if silent:
         logger.warning(
             "%d of %d sounds are silent: the mouth will hardly move. "
@@ -198,7 +199,7 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
     sound = waveform.cpu().double()
     theirs = _torchaudio_resample()
     if theirs is None or _torchaudio_elements(sound, from_rate, to_rate) > _TORCHAUDIO_ELEMENTS:
-        resampled = _resample_by_phases(sound, from_rate, to_rate)
+        resampled = _resample_by_phases(sound, *_reduced(from_rate, to_rate))
     else:
         resampled = theirs(
             sound,
@@ -239,16 +240,78 @@ def resample_part(
     Returns:
         `(…, stop - start)` at most, as `resample` gives them to 1e-6.
     """
-    step_in, step_out = _reduced(from_rate, to_rate)
-    stop = min(stop, resampled_length(waveform.shape[-1], from_rate, to_rate))
-    if start >= stop or from_rate == to_rate:
-        return _precise(waveform[..., start : max(start, stop)])
-    # Cut at whole periods of the two rates, so that every sample keeps its phase.
-    margin = resampling_margin(from_rate, to_rate)
-    first = max(start // step_out - margin, 0)
-    last = -(-stop // step_out) + margin
-    part = resample(waveform[..., first * step_in : last * step_in], from_rate, to_rate)
-    return part[..., start - first * step_out : stop - first * step_out]
+    cut = _Cut.around(waveform.shape[-1], from_rate, to_rate, start, stop)
+    return cut.resampled(_precise(waveform[..., cut.read]), from_rate, to_rate)
+
+
+def mono_part(
+    waveform: torch.Tensor,
+    from_rate: int,
+    to_rate: int,
+    start: int,
+    stop: int,
+    precision: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """Average the channels of a sound and return some samples of it, as `resample_part` does.
+
+    Args:
+        waveform: The whole sound, `(batch, channels, samples)`.
+        from_rate: Samples a second that came.
+        to_rate: Samples a second wanted.
+        start: First sample wanted, at `to_rate`.
+        stop: One past the last one; cut at the end of the sound.
+        precision: Of the resampling; float32 takes half the time and errs by 1e-6 of the peak.
+
+    Returns:
+        `(batch, stop - start)` at most.
+    """
+    cut = _Cut.around(waveform.shape[-1], from_rate, to_rate, start, stop)
+    sound = waveform[..., cut.read]
+    sound = _precise(sound[:, 0]) if sound.shape[1] == 1 else to_mono(sound)  # a view where it can
+    return cut.resampled(sound, from_rate, to_rate, precision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What must be read for some samples at another rate, and where they then stand.
+
+    Attributes:
+        read: Samples to read.
+        kept: Samples wanted among those read and resampled.
+    """
+
+    read: slice
+    kept: slice
+
+    @classmethod
+    def around(cls, samples: int, from_rate: int, to_rate: int, start: int, stop: int) -> _Cut:
+        """Cut at whole periods of the two rates, so that every sample keeps its phase."""
+        step_in, step_out = _reduced(from_rate, to_rate)
+        stop = max(start, min(stop, resampled_length(samples, from_rate, to_rate)))
+        margin = resampling_margin(from_rate, to_rate)
+        first = max(start // step_out - margin, 0)
+        last = -(-stop // step_out) + margin
+        return cls(
+            slice(first * step_in, last * step_in),
+            slice(start - first * step_out, stop - first * step_out),
+        )
+
+    def resampled(
+        self,
+        sound: torch.Tensor,
+        from_rate: int,
+        to_rate: int,
+        precision: torch.dtype = torch.float64,
+    ) -> torch.Tensor:
+        """Resample what was read, and keep what is wanted."""
+        step_in, step_out = _reduced(from_rate, to_rate)
+        if from_rate == to_rate or self.kept.start >= self.kept.stop:
+            made = sound
+        elif not _goes_by_periods(step_in, step_out):
+            made = resample(sound, from_rate, to_rate)
+        else:
+            made = _resample_by_periods(sound.cpu().to(precision), step_in, step_out).to(sound)
+        return made[..., self.kept]
 
 
 @cache
@@ -268,16 +331,16 @@ def _reduced(from_rate: int, to_rate: int) -> tuple[int, int]:
     return from_rate // divisor, to_rate // divisor
 
 
-def _reach(step_in: int, step_out: int) -> int:
-    """Return how many input samples the filter reaches to either side."""
-    return math.ceil(FILTER_WIDTH * step_in / (min(step_in, step_out) * FILTER_ROLLOFF))
-
-
 def _torchaudio_elements(sound: torch.Tensor, from_rate: int, to_rate: int) -> int:
     """Return how many numbers torchaudio would hold: its table of weights and unfolded windows."""
     step_in, step_out = _reduced(from_rate, to_rate)
     row = 2 * _reach(step_in, step_out) + step_in
     return row * (step_out + sound.numel() // step_in + 1)
+
+
+def _reach(step_in: int, step_out: int) -> int:
+    """Return how many input samples the filter reaches to either side."""
+    return math.ceil(FILTER_WIDTH * step_in / (min(step_in, step_out) * FILTER_ROLLOFF))
 
 
 def _filter(offset: torch.Tensor, cutoff: float) -> torch.Tensor:
@@ -296,27 +359,27 @@ def _filter(offset: torch.Tensor, cutoff: float) -> torch.Tensor:
     return torch.sinc(crossings) * window / peak * cutoff
 
 
-def _resample_by_phases(sound: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+def _resample_by_phases(sound: torch.Tensor, step_in: int, step_out: int) -> torch.Tensor:
     """Resample on the CPU with one short row of weights for each phase of the two rates.
 
-    Output sample n stands at input position `n * from / to`; its phase, the part after the point,
-    recurs every `to` samples. Outputs are made in blocks, so memory does not grow with the length.
+    Output sample n stands at input position `n * step_in / step_out`; its phase, the part after the
+    point, recurs every `step_out` samples. Outputs are made in blocks, so memory does not grow with
+    the length.
 
     Args:
         sound: `(…, samples)`, float64 on the CPU.
-        from_rate: Samples a second that came.
-        to_rate: Samples a second wanted.
+        step_in: Samples of a period that came.
+        step_out: Samples of a period wanted.
 
     Returns:
-        `(…, ceil(samples * to_rate / from_rate))`, float64.
+        `(…, ceil(samples * step_out / step_in))`, float64.
     """
-    step_in, step_out = _reduced(from_rate, to_rate)
-    reach = _reach(step_in, step_out)
-    taps = 2 * reach + 2  # one more on the right: a position lies between two samples
+    width = _reach(step_in, step_out)
+    taps = 2 * width + 2  # one more on the right: a position lies between two samples
     clips = sound.reshape(-1, sound.shape[-1])
     length = -(-sound.shape[-1] * step_out // step_in)
-    table = _phase_table(min(step_out, length), step_in, step_out, reach)
-    windows = F.pad(clips, (reach, taps)).unfold(-1, taps, 1)  # (clips, positions, taps)
+    table = _phase_table(min(step_out, length), step_in, step_out)
+    windows = F.pad(clips, (width, taps)).unfold(-1, taps, 1)  # (clips, positions, taps)
     resampled = torch.empty(clips.shape[0], length, dtype=torch.float64)
     block = max(1, _BLOCK_ELEMENTS // (taps * clips.shape[0]))
     for begin in range(0, length, block):
@@ -328,14 +391,15 @@ def _resample_by_phases(sound: torch.Tensor, from_rate: int, to_rate: int) -> to
     return resampled.reshape(*sound.shape[:-1], length)
 
 
-def _phase_table(phases: int, step_in: int, step_out: int, reach: int) -> torch.Tensor:
+def _phase_table(phases: int, step_in: int, step_out: int) -> torch.Tensor:
     """Return the filter's weights for the first `phases` output samples.
 
     Returns:
         `(phases, 2 * reach + 2)`, float64.
     """
     cutoff = min(step_in, step_out) * FILTER_ROLLOFF / step_in
-    tap = torch.arange(-reach, reach + 2, dtype=torch.float64)
+    width = _reach(step_in, step_out)
+    tap = torch.arange(-width, width + 2, dtype=torch.float64)
     table = torch.empty(phases, len(tap), dtype=torch.float64)
     rows = max(1, _BLOCK_ELEMENTS // len(tap))
     for begin in range(0, phases, rows):
@@ -343,3 +407,59 @@ def _phase_table(phases: int, step_in: int, step_out: int, reach: int) -> torch.
         offset = tap - (phase.double() / step_out)[:, None]
         table[begin : begin + rows] = _filter(offset, cutoff)
     return table
+
+
+def _resample_by_periods(sound: torch.Tensor, step_in: int, step_out: int) -> torch.Tensor:
+    """Resample on the CPU by matrix products over rows of whole periods of the two rates.
+
+    Many times faster than one product a sample, for rates whose table of weights is small.
+
+    Args:
+        sound: `(…, samples)`, on the CPU.
+        step_in: Samples of a period that came.
+        step_out: Samples of a period wanted.
+
+    Returns:
+        `(…, ceil(samples * step_out / step_in))`, in the sound's precision.
+    """
+    weights = _period_table(step_in, step_out, sound.dtype)
+    reaches, row_in, row_out = weights.shape
+    clips = sound.reshape(-1, sound.shape[-1])
+    length = -(-sound.shape[-1] * step_out // step_in)
+    rows = -(-length // row_out)
+    before = _reach(step_in, step_out)
+    after = (rows + reaches - 1) * row_in - before - clips.shape[-1]
+    read = F.pad(clips, (before, after)).view(len(clips), -1, row_in)
+    made = read[:, :rows] @ weights[0]
+    for index in range(1, reaches):
+        made += read[:, index : index + rows] @ weights[index]
+    return made.flatten(1)[:, :length].reshape(*sound.shape[:-1], length)
+
+
+def _period_shape(step_in: int, step_out: int) -> tuple[int, int, int]:
+    """Return the shape of `_period_table`; a row is at least as long as the filter's reach."""
+    width = _reach(step_in, step_out)
+    periods = width // step_in + 1
+    row = periods * step_in
+    return -(-(row + 2 * width + 1) // row), row, periods * step_out
+
+
+def _goes_by_periods(step_in: int, step_out: int) -> bool:
+    """Return whether the table of `_resample_by_periods` is small."""
+    return math.prod(_period_shape(step_in, step_out)) <= _PERIOD_ELEMENTS
+
+
+@lru_cache(maxsize=4)
+def _period_table(step_in: int, step_out: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return how much each sample of a row and of those after it counts for a row of outputs.
+
+    A row of outputs begins `_reach` samples after the row that it is made from.
+
+    Returns:
+        `(rows read, samples of a row, outputs of a row)`, made in double precision.
+    """
+    reaches, row_in, row_out = _period_shape(step_in, step_out)
+    read = torch.arange(reaches * row_in, dtype=torch.float64) - _reach(step_in, step_out)
+    made = torch.arange(row_out, dtype=torch.float64) * step_in / step_out
+    cutoff = min(step_in, step_out) * FILTER_ROLLOFF / step_in
+    return _filter(read[:, None] - made, cutoff).view(reaches, row_in, row_out).to(dtype)

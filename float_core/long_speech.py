@@ -20,6 +20,7 @@ from .audio import (
     NORMALISE_EPSILON,
     check_waveform,
     frame_count,
+    mono_part,
     resample_part,
     resampled_length,
     resampling_margin,
@@ -40,7 +41,7 @@ PIECE_SECONDS = 32
 OPENING_CONTEXT_SECONDS = 2
 """Speech heard after the first piece, which is short so that the first frames come soon."""
 
-_BLOCK_SECONDS = 60
+_BLOCK_SECONDS = 10
 
 Encoding = Literal["auto", "whole"]
 """How speech is encoded: "auto" in pieces beyond a minute, "whole" at once at any length."""
@@ -92,7 +93,7 @@ class PreparedSpeech:
     """
 
     def __init__(self, waveform: Tensor, sample_rate: int) -> None:
-        """Check the sound and measure its mean and variance.
+        """Check the sound; its mean and variance are measured when first needed.
 
         Args:
             waveform: Sound in [-1, 1], (batch, channels, samples).
@@ -105,7 +106,7 @@ class PreparedSpeech:
         self._waveform = waveform
         self._rate = sample_rate
         self.samples = resampled_length(waveform.shape[-1], sample_rate, SPEECH_SAMPLE_RATE)
-        self._statistics = self._measure()
+        self._statistics: RunningStatistics | None = None
 
     @property
     def seconds(self) -> float:
@@ -114,39 +115,41 @@ class PreparedSpeech:
 
     def part(self, start: int, stop: int) -> Tensor:
         """Return normalised samples, (batch, stop - start), cut at the end of the sound."""
-        return self._statistics.normalise(self._mono(start, stop))
+        statistics = self._statistics or self._measure()
+        return statistics.normalise(self._mono(start, stop))
 
     def window_moments(self, kernel: int, stride: int) -> WindowMoments:
         """Measure the windows that a convolution over the whole normalised sound sees.
+
+        Called before the first `part`, it reads a long sound only once for all that is measured.
 
         Args:
             kernel: Samples of a window.
             stride: Samples from one window to the next.
         """
-        count = 0
-        mean, square = torch.zeros(1, kernel), torch.zeros(1, kernel, kernel)
-        block = _BLOCK_SECONDS * SPEECH_SAMPLE_RATE // stride * stride
-        for start in range(0, self.samples - kernel + 1, block):
-            sound = self.part(start, start + block + kernel - stride)
-            windows = sound.unfold(-1, kernel, stride)  # (batch, windows, kernel)
-            mean = mean + windows.sum(1)
-            square = square + windows.mT @ windows
-            count += windows.shape[1]
-        return WindowMoments(mean / count, square / count)
+        windows = RunningWindows(kernel, stride)
+        return windows.moments(self._measure(windows))
 
-    def _mono(self, start: int, stop: int) -> Tensor:
-        if self._waveform.shape[1] == 1:
-            sound = self._waveform[:, 0]
-            return resample_part(sound, self._rate, SPEECH_SAMPLE_RATE, start, stop)
-        # The channels are averaged after resampling: both are linear, and this reads less.
-        parts = resample_part(self._waveform, self._rate, SPEECH_SAMPLE_RATE, start, stop)
-        return to_mono(parts)
+    def _mono(self, start: int, stop: int, precision: torch.dtype = torch.float64) -> Tensor:
+        return mono_part(self._waveform, self._rate, SPEECH_SAMPLE_RATE, start, stop, precision)
 
-    def _measure(self) -> RunningStatistics:
+    def _measure(self, windows: RunningWindows | None = None) -> RunningStatistics:
+        """Measure mean and variance, and the windows if there are any to measure."""
         statistics = RunningStatistics()
-        block = _BLOCK_SECONDS * SPEECH_SAMPLE_RATE
+        # What is encoded at once is measured at once, as published; a longer sound quickly, in
+        # stretches that a cache holds.
+        whole = self.seconds <= WHOLE_SECONDS
+        seconds, precision = (
+            (WHOLE_SECONDS, torch.float64) if whole else (_BLOCK_SECONDS, torch.float32)
+        )
+        stride, overlap = (1, 0) if windows is None else (windows.stride, windows.overlap)
+        block = seconds * SPEECH_SAMPLE_RATE // stride * stride
         for start in range(0, self.samples, block):
-            statistics.add(self._mono(start, start + block))
+            sound = self._mono(start, start + block + overlap, precision)
+            statistics.add(sound[:, :block])
+            if windows is not None:
+                windows.add(sound)
+        self._statistics = statistics
         return statistics
 
 
@@ -158,10 +161,21 @@ class RunningStatistics:
         self._mean = torch.zeros(1, 1)
         self._variance = torch.zeros(1, 1)
 
+    @property
+    def mean(self) -> Tensor:
+        """Return the mean, (batch, 1), float64."""
+        return self._mean
+
+    @property
+    def deviation(self) -> Tensor:
+        """Return what a normalised sound is divided by, (batch, 1), float64."""
+        return torch.sqrt(self._variance + NORMALISE_EPSILON)
+
     def add(self, sound: Tensor) -> None:
         """Take the next samples, (batch, samples)."""
         count = sound.shape[-1]
-        variance, mean = torch.var_mean(sound, dim=-1, correction=0, keepdim=True)
+        both = _variance_and_mean(sound, exact=self._count == 0)
+        variance, mean = (value.cpu().double() for value in both)  # not every device has float64
         if self._count:
             share = count / (self._count + count)
             distance = mean - self._mean
@@ -173,7 +187,67 @@ class RunningStatistics:
 
     def normalise(self, sound: Tensor) -> Tensor:
         """Normalise samples, (batch, samples), by what was measured so far."""
-        return (sound - self._mean) / torch.sqrt(self._variance + NORMALISE_EPSILON)
+        # In the sound's precision, so that a whole sound gives the bits of `audio.normalise`.
+        mean, variance = self._mean.to(sound), self._variance.to(sound)
+        return (sound - mean) / torch.sqrt(variance + NORMALISE_EPSILON)
+
+
+def _variance_and_mean(sound: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """Return both, (batch, 1), with the bits of `audio.normalise` or ten times faster."""
+    if exact:
+        variance, mean = torch.var_mean(sound, dim=-1, correction=0, keepdim=True)
+        return variance, mean
+    mean = sound.mean(-1, keepdim=True)
+    centred = sound - mean
+    return torch.stack([row @ row for row in centred])[:, None] / sound.shape[-1], mean
+
+
+class RunningWindows:
+    """First and second moments of a convolution's windows over a sound that comes in stretches.
+
+    Attributes:
+        stride: Samples from one window to the next.
+        overlap: Samples that each stretch must share with the next one.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        """Start without a window.
+
+        Args:
+            kernel: Samples of a window.
+            stride: Samples from one window to the next.
+        """
+        self.stride = stride
+        self.overlap = max(0, kernel - stride)
+        self._kernel = kernel
+        self._count = 0
+        self._centre = torch.zeros(1, 1)
+        self._sum = torch.zeros(1, kernel, dtype=torch.float64)
+        self._products = torch.zeros(1, kernel, kernel, dtype=torch.float64)
+
+    def add(self, sound: Tensor) -> None:
+        """Take the next samples, (batch, samples), that begin with a window if they hold one."""
+        if sound.shape[-1] < self._kernel:
+            return
+        if not self._count:
+            # Products of what lies far from zero would leave no digits for the variance.
+            self._centre = sound.mean(-1, keepdim=True)
+        windows = (sound - self._centre).unfold(-1, self._kernel, self.stride)
+        windows = windows.mT.contiguous()  # (batch, kernel, windows): long rows multiply fastest
+        self._sum = self._sum + windows.sum(-1).cpu()
+        self._products = self._products + (windows @ windows.mT).cpu()
+        self._count += windows.shape[-1]
+
+    def moments(self, statistics: RunningStatistics) -> WindowMoments:
+        """Return the moments that the windows have once the sound is normalised."""
+        precision = self._centre.dtype
+        shift = self._centre.cpu().double() - statistics.mean  # (batch, 1)
+        mean = self._sum / self._count
+        square = self._products / self._count
+        square = square + shift[..., None] * (mean[:, :, None] + mean[:, None, :])
+        square = (square + shift.square()[..., None]) / statistics.deviation.square()[..., None]
+        mean = (mean + shift) / statistics.deviation
+        return WindowMoments(mean.to(precision), square.to(precision))
 
 
 class StreamingResampler:

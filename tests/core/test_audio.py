@@ -220,3 +220,29 @@ def test_a_part_is_resampled_like_the_whole(rate):
     for start, stop in [(0, 100), (1, 16000), (12345, 20001), (31000, 40000), (0, 40000)]:
         part = audio.resample_part(sound, rate, 16000, start, stop)
         torch.testing.assert_close(part, whole[:, start:stop], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+@pytest.mark.parametrize("samples", [1, 700, 30001])
+def test_rows_of_periods_give_what_single_samples_give(rate, samples):
+    sound = torch.randn(2, 3, samples, generator=torch.Generator().manual_seed(6)).double()
+    step_in, step_out = audio._reduced(rate, 16000)
+    assert audio._goes_by_periods(step_in, step_out)
+    expected = audio._resample_by_phases(sound, step_in, step_out)
+    made = audio._resample_by_periods(sound, step_in, step_out)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-12)
+    rough = audio._resample_by_periods(sound.float(), step_in, step_out)
+    torch.testing.assert_close(rough.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_rates_of_a_large_table_do_not_go_by_periods():
+    assert not audio._goes_by_periods(*audio._reduced(44101, 16000))
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_mono_part_is_a_part_of_the_mono_sound(rate):
+    sound = torch.randn(2, 3, rate, generator=torch.Generator().manual_seed(7))
+    mono = audio.resample(audio.to_mono(sound), rate, 16000)
+    part = audio.mono_part(sound, rate, 16000, 4000, 9000)
+    torch.testing.assert_close(part, mono[:, 4000:9000], rtol=0, atol=1e-6)
+    assert audio.mono_part(sound, rate, 16000, 16000, 17000).shape == (2, 0)

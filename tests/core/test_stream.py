@@ -210,6 +210,42 @@ def test_statistics_of_stretches_are_those_of_the_whole() -> None:
     torch.testing.assert_close(statistics.normalise(sound), normalise(sound))
 
 
+@pytest.mark.parametrize(
+    ("rate", "offset", "kernel", "stride"),
+    [(16000, 0.0, 10, 5), (16000, 50.0, 7, 3), (16000, 1.0, 3, 4), (48000, 0.5, 10, 5)],
+)
+def test_one_quick_pass_measures_what_plain_formulas_do(rate, offset, kernel, stride) -> None:
+    """Of more than a minute, read in stretches; sounds of the batch differ, and far from zero."""
+    sound = torch.randn(2, 1, rate * 61 + 77, generator=torch.Generator().manual_seed(0)) + offset
+    sound[1] *= 0.1
+    sound[:, :, rate * 30 :] *= 2
+    prepared = PreparedSpeech(sound, rate)
+    moments = prepared.window_moments(kernel, stride)
+    whole = normalise(prepare_speech(sound, rate).double())
+    windows = whole.unfold(-1, kernel, stride)
+    square = windows.mT @ windows / windows.shape[1]
+    torch.testing.assert_close(moments.mean.double(), windows.mean(1), rtol=0, atol=5e-6)
+    torch.testing.assert_close(moments.square.double(), square, rtol=0, atol=5e-6)
+    part = prepared.part(40 * RATE, 50 * RATE).double()
+    torch.testing.assert_close(part, whole[:, 40 * RATE : 50 * RATE], rtol=1e-5, atol=1e-5)
+
+
+def test_moments_and_statistics_come_from_one_pass(monkeypatch) -> None:
+    made = []
+    mono_part = long_speech.mono_part
+
+    def counted(waveform, from_rate, to_rate, start, stop, precision):
+        made.append(stop - start)
+        return mono_part(waveform, from_rate, to_rate, start, stop, precision)
+
+    monkeypatch.setattr(long_speech, "mono_part", counted)
+    prepared = PreparedSpeech(speech(70.0), RATE)
+    assert not made
+    prepared.window_moments(10, 5)
+    prepared.part(0, RATE)
+    assert sum(made) < 72 * RATE
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("length", [1600, 4801])
 def test_resampling_stretches_equals_resampling_the_whole(rate, length) -> None:
