@@ -283,11 +283,11 @@ def test_a_failure_in_the_video_leaves_no_file(weights, image, sound, monkeypatc
     refused(capsys, *run(weights, image, sound), "No space left")
 
 
-def test_ctrl_c_leaves_no_file(weights, image, tmp_path) -> None:
-    sound = write_sound(tmp_path / "long.wav", 120)
-    output = tmp_path / "out.mp4"
+def start_long_run(weights: Path, image: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start talk in a process of its own, and wait until it has begun to write the video."""
+    sound = write_sound(folder / "long.wav", 120)
     command = [sys.executable, "-m", "float_core", "talk", "--emotion=sad", "--device=cpu"]
-    command += [f"--image={image}", f"--audio={sound}", f"--output={output}"]
+    command += [f"--image={image}", f"--audio={sound}", f"--output={folder / 'out.mp4'}"]
     process = subprocess.Popen(
         [*command, f"--weights={weights}"],
         cwd=ROOT,
@@ -297,15 +297,37 @@ def test_ctrl_c_leaves_no_file(weights, image, tmp_path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.mp4*.part")):
+    while not list(folder.glob(".out.mp4*.part")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+def test_ctrl_c_leaves_no_file(weights, image, tmp_path) -> None:
+    process = start_long_run(weights, image, tmp_path)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "no file was written" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["face.png", "long.wav"]
+
+
+def test_a_killed_run_leaves_only_a_hidden_part(weights, image, tmp_path) -> None:
+    """Nothing can be tidied up then, but no half file may have the name of a whole one."""
+    process = start_long_run(weights, image, tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):  # still at work when it is killed
+        process.wait(timeout=0.5)
+    appeared = (tmp_path / "out.mp4").exists()
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not appeared
+    left = {p.name for p in tmp_path.iterdir()} - {"face.png", "long.wav"}
+    assert len(left) == 1
+    (name,) = left
+    assert name.startswith(".out.mp4")
+    assert name.endswith(".part")
 
 
 def test_info_and_convert(weights, tmp_path, capsys) -> None:
