@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import FloatConfig
-from ..modules.motion_decoder import MotionDecoder
-from ..modules.motion_encoder import MotionEncoder
+from ..modules.motion_decoder import MotionDecoder, ToRGB
+from ..modules.motion_encoder import DownBlock, MotionEncoder
+from ..modules.stylegan_ops import ACTIVATION_GAIN
 from ..motion import MotionBasis
 from . import losses
 from .decoding import Decoded, decode
@@ -31,6 +32,11 @@ from .seeds import HELD_OUT, TRAINING, generator
 
 HELD_OUT_PAIRS = 48
 SHEET_ROWS = 6
+FAINT = 0.05
+"""Share of their random start that fresh weights keep beside what they are set to."""
+
+OPEN_MASK = 2.0
+"""Where masks start, before the sigmoid: nearly all of a warped feature passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +106,47 @@ def build_networks(config: FloatConfig) -> nn.ModuleDict:
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder, "probe": probe})
 
 
+@torch.no_grad()
+def copy_source(networks: nn.ModuleDict) -> None:
+    """Let an untrained decoder's first pictures be the source: only motion is left to learn.
+
+    The finest level's colours undo the encoder's first layer; coarser levels add nothing yet;
+    masks let features pass.
+
+    Args:
+        networks: Encoder and decoder.
+    """
+    decoder = cast(MotionDecoder, networks["decoder"])
+    for to_flow in decoder.to_flows:
+        cast(Tensor, to_flow.bias)[:, 2] = OPEN_MASK
+    for to_rgb in decoder.to_rgbs:
+        colour, activation = cast(nn.Sequential, to_rgb.conv)
+        cast(Tensor, colour.weight).zero_()
+        # Colours stay on the straight side of the activation.
+        cast(Tensor, activation.bias).fill_(1)
+        cast(Tensor, to_rgb.bias).fill_(-ACTIVATION_GAIN)
+    stem = cast(MotionEncoder, networks["encoder"]).net_app.convs[0]
+    shown = torch.sigmoid(torch.tensor(OPEN_MASK)) * ACTIVATION_GAIN
+    solved = _colours_from(stem) / shown
+    weight = cast(Tensor, cast(ToRGB, decoder.to_rgbs[-1]).conv[0].weight)
+    weight.copy_(solved[..., None, None] * math.sqrt(weight.shape[1]))
+
+
+def _colours_from(layers: nn.Module) -> Tensor:
+    """Return what undoes layers that see one pixel, by least squares, (3, channels)."""
+    like = next(layers.parameters())
+    noise = torch.Generator().manual_seed(0)
+    colours = (torch.rand(4096, 3, 1, 1, generator=noise) * 2 - 1).to(like)
+    solved: Tensor = torch.linalg.lstsq(layers(colours).flatten(1), colours.flatten(1)).solution
+    return solved.T
+
+
+@torch.no_grad()
 def grow(small: Mapping[str, Tensor], large: nn.ModuleDict) -> None:
     """Put what was learned on small pictures into networks for pictures of twice the side.
 
-    The encoder gains a stem and a first block, the decoder a last level; those start anew, the
-    level's colours faint.
+    The encoder gains a stem and a first block, which start as what the old stem made of the
+    halved picture; the decoder gains a last level, which adds nothing to the picture yet.
 
     Args:
         small: State of the networks of half the image size.
@@ -119,9 +161,39 @@ def grow(small: Mapping[str, Tensor], large: nn.ModuleDict) -> None:
                 continue
             key = f"{stem}{int(layer) + 1}.{rest}"
         state[key] = value
-    fresh = len(cast(MotionDecoder, large["decoder"]).to_rgbs) - 1
-    state[f"decoder.to_rgbs.{fresh}.conv.0.weight"] *= 0.1
     large.load_state_dict(state)
+    first, block = cast(MotionEncoder, large["encoder"]).net_app.convs[:2]
+    _imitate(first, cast(DownBlock, block), small[f"{stem}0.0.weight"], small[f"{stem}0.1.bias"])
+    fresh = cast(ToRGB, cast(MotionDecoder, large["decoder"]).to_rgbs[-1])
+    cast(Tensor, fresh.conv[0].weight).zero_()
+    cast(Tensor, fresh.conv[1].bias).fill_(1)
+    cast(Tensor, fresh.bias).fill_(-ACTIVATION_GAIN)
+
+
+def _imitate(stem: nn.Module, block: DownBlock, weight: Tensor, bias: Tensor) -> None:
+    """Make a stem and a block on twice the side do what a stem alone did.
+
+    Args:
+        stem: The new first layer.
+        block: The new first block.
+        weight: The old stem's weight, (channels, 3, 1, 1).
+        bias: The old stem's bias, (1, channels, 1, 1).
+    """
+    inner, outer = (cast(Tensor, c.weight) for c in (block.conv1[0], block.conv2[1]))
+    around = torch.ones_like(inner)
+    around[:, :, 1, 1] = 0
+    inner.mul_(1 - (1 - FAINT) * around)
+    centre = inner.clone()
+    inner.mul_(1 - around)
+    pixel = nn.Sequential(stem, block.conv1)
+    undo = _colours_from(pixel)  # (3, channels)
+    inner.copy_(centre)
+    # The block halves the power of its two branches; the other one is left faint.
+    gain = math.sqrt(2) * math.sqrt(outer[0].numel() / weight[0].numel())
+    outer.mul_(FAINT)
+    outer[:, :, 1, 1] = gain * weight[:, :, 0, 0] @ undo
+    cast(Tensor, block.conv2[2].bias).copy_(math.sqrt(2) * bias)
+    cast(Tensor, block.skip[1].weight).mul_(FAINT)
 
 
 def reenact(networks: nn.ModuleDict, source: Tensor, driving: Tensor) -> tuple[Decoded, Tensor]:
@@ -164,7 +236,7 @@ class AutoencoderTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks = build_networks(config)
-        if self._reads_only:
+        if stage.reads_only:
             encoder = cast(MotionEncoder, self.networks["encoder"])
             self.networks["norms"] = attach_norms(encoder)
         self.networks.to(device)
@@ -191,15 +263,10 @@ class AutoencoderTask:
         spread = low + (high - low) * min(1.0, 2 * step / stage.steps)
         stream = generator(TRAINING, "pairs", self.seed, stage.name, step)
         pairs = draw_pairs(stream, stage.batch, stage.image_size, spread, self.device)
-        parts = self._told(pairs) if self._reads_only else self._redrawn(pairs)
+        parts = self._told(pairs) if self.stage.reads_only else self._redrawn(pairs)
         weights = stage.weights
         total = sum(getattr(weights, name) * part for name, part in parts.items())
         return {"loss": cast(Tensor, total), **parts}
-
-    @property
-    def _reads_only(self) -> bool:
-        weights = self.stage.weights
-        return not (weights.image or weights.detail or weights.regions or weights.flow)
 
     def _told(self, pairs: Pairs) -> dict[str, Tensor]:
         """Return the parts that need no decoder."""
@@ -242,14 +309,14 @@ class AutoencoderTask:
         explained = 1 - error / poses.var(0, correction=0)
         names = ("yaw", "pitch", "roll", "opening", "width", "smile", "blink", "brow_raise")
         figures = {f"R2 {n}": float(explained[PARAMETERS.index(n)]) for n in names}
-        if self._reads_only:
+        if self.stage.reads_only:
             return figures
         return figures | _gains(decoded.image, pairs)
 
     @torch.no_grad()
     def sheet(self, networks: nn.ModuleDict) -> npt.NDArray[np.uint8] | None:
         """Return rows of source, target and decoded picture."""
-        if self._reads_only:
+        if self.stage.reads_only:
             return None
         pairs = self._judged
         decoded, _ = reenact(networks, pairs.source.image, pairs.target.image)
@@ -266,18 +333,18 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _gains(decoded: Tensor, pairs: Pairs) -> dict[str, float]:
-    """Return PSNR of whole and mouth, beside what copying the source scores."""
+    """Return PSNR beside what copying scores: whole poses first, then expression only."""
     source, target = pairs.source.image, pairs.target.image
     places = pairs.target_boxes[:, :1]
     mouths = [losses.crop_regions(image, places) for image in (decoded, source, target)]
     whole, copied = psnr(decoded, target), psnr(source, target)
     mouth, mouth_copied = psnr(mouths[0], mouths[2]), psnr(mouths[1], mouths[2])
-    only = slice(len(target) // 2, None)
+    half = len(target) // 2
     return {
-        "PSNR": float(whole.mean()),
-        "PSNR over copying": float((whole - copied).mean()),
-        "mouth PSNR": float(mouth.mean()),
-        "expression mouth PSNR over copying": float((mouth - mouth_copied)[only].mean()),
+        "PSNR": float(whole[:half].mean()),
+        "PSNR over copying": float((whole - copied)[:half].mean()),
+        "expression PSNR over copying": float((whole - copied)[half:].mean()),
+        "expression mouth PSNR over copying": float((mouth - mouth_copied)[half:].mean()),
     }
 
 

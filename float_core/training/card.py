@@ -39,7 +39,7 @@ def model_card(
     text = _TEXT.format(
         side=config.image_size,
         seed=recipe.seed,
-        phase_one=recipe.encoder.steps + recipe.small.steps + recipe.large.steps,
+        phase_one=sum(stage.steps for stage in recipe.phase_one),
         phase_two=recipe.motion.steps,
         clips=recipe.clips,
         seconds=recipe.clip_seconds,

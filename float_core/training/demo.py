@@ -19,9 +19,10 @@ from ..checkpoint_files import StateDict
 from ..checkpoint_layouts import NETWORK_PREFIXES, Layout, NetworkName, Source, canonical_key
 from ..config import FloatConfig
 from ..motion import MotionBasis
-from .autoencoder import AutoencoderTask, grow
+from .autoencoder import AutoencoderTask, copy_source, grow
 from .card import model_card
 from .clips import make_library
+from .listening import ListeningTask
 from .recipe import DEMO_CONFIG, Recipe, Stage, smaller_image
 from .runs import Run, Session, Task
 from .seeds import HELD_OUT, TRAINING
@@ -91,21 +92,28 @@ def train_all(recipe: Recipe, config: FloatConfig, session: Session) -> Trained 
     autoencoder = _phase_one(recipe, config, session)
     if autoencoder is None:
         return None
-    speaking = _phase_two(recipe, config, session, autoencoder)
+    listening = _listen(recipe, config, session)
+    if listening is None:
+        return None
+    speaking = _phase_two(recipe, config, session, autoencoder, listening)
     return None if speaking is None else Trained(autoencoder, speaking)
 
 
 def _phase_one(recipe: Recipe, config: FloatConfig, session: Session) -> nn.ModuleDict | None:
-    """Train the encoder, then the autoencoder on small pictures, then on whole ones."""
+    """Train encoder and autoencoder, stage by stage."""
     before: Mapping[str, Tensor] | None = None
     side = 0
-    for stage in (recipe.encoder, recipe.small, recipe.large):
+    reads_only = False
+    for stage in recipe.phase_one:
         model = smaller_image(config, stage.image_size)
         task = AutoencoderTask(model, stage, recipe.seed, session.device)
         if before is not None and stage.image_size == side:
-            task.networks.load_state_dict(before)
+            task.networks.load_state_dict({**task.networks.state_dict(), **before})
         elif before is not None:
             grow(before, task.networks)
+        if reads_only and not stage.reads_only:
+            copy_source(task.networks)
+        reads_only = stage.reads_only
         run = Run(stage, task, session)
         if not run.finished and not run.train():
             return None
@@ -113,8 +121,21 @@ def _phase_one(recipe: Recipe, config: FloatConfig, session: Session) -> nn.Modu
     return run.averaged().requires_grad_(False)
 
 
+def _listen(recipe: Recipe, config: FloatConfig, session: Session) -> dict[str, Tensor] | None:
+    """Train the speech encoder alone; return its state, or None where it was stopped."""
+    stage, length = recipe.listening, (recipe.clips, recipe.clip_seconds)
+    run = Run(stage, ListeningTask(config, stage, recipe.seed, session.device, *length), session)
+    if not run.finished and not run.train():
+        return None
+    return run.average
+
+
 def _phase_two(
-    recipe: Recipe, config: FloatConfig, session: Session, autoencoder: nn.ModuleDict
+    recipe: Recipe,
+    config: FloatConfig,
+    session: Session,
+    autoencoder: nn.ModuleDict,
+    listening: Mapping[str, Tensor],
 ) -> nn.ModuleDict | None:
     """Make the clips, then train flow transformer and speech encoder on them."""
     encoder, decoder = autoencoder["encoder"], autoencoder["decoder"]
@@ -128,8 +149,9 @@ def _phase_two(
         libraries.append(library)
     basis = MotionBasis.from_weight(cast(nn.Linear, decoder.direction).weight)
     probe = cast(nn.Linear, autoencoder["probe"])
+    where = recipe.seed, session.device
     task = SpeakingTask(
-        config, recipe.motion, recipe.seed, session.device, libraries[0], libraries[1], basis, probe
+        config, recipe.motion, *where, libraries[0], libraries[1], basis, probe, listening
     )
     run = Run(recipe.motion, task, session)
     if not run.finished and not run.train():
@@ -164,7 +186,7 @@ def _time_all(recipe: Recipe, config: FloatConfig, trial: Session) -> float:
     """Return how long a recipe would take here, in seconds."""
     total = 0.0
     task: Task
-    for stage in (recipe.encoder, recipe.small, recipe.large):
+    for stage in recipe.phase_one:
         model = smaller_image(config, stage.image_size)
         task = AutoencoderTask(model, stage, recipe.seed, trial.device)
         total += _time_stage(stage, task, trial)
@@ -173,6 +195,8 @@ def _time_all(recipe: Recipe, config: FloatConfig, trial: Session) -> float:
     library = make_library(networks["encoder"], config, TRAINING, 0, 2, recipe.clip_seconds, trial)
     total += (time.monotonic() - began) / 2 * (recipe.clips + HELD_OUT_CLIPS)
     assert library is not None, "a trial is never stopped"
+    task = ListeningTask(config, recipe.listening, 0, trial.device, 8, recipe.clip_seconds)
+    total += _time_stage(recipe.listening, task, trial)
     weight = cast(nn.Linear, networks["decoder"].direction).weight
     basis = MotionBasis.from_weight(weight.detach())
     probe = cast(nn.Linear, networks["probe"])

@@ -21,12 +21,12 @@ from ..motion import Motion
 from ..pipeline import FloatPipeline, Portrait
 from .autoencoder import draw_pairs, psnr
 from .clips import Performance, rehearse
+from .curves import mean_correlation
 from .losses import crop_regions
 from .portraits import boxes, draw
 from .poses import index
 from .readers import Reader
 from .seeds import HELD_OUT, generator
-from .speaking import mean_correlation
 
 CLIPS = 21
 CLIP_SECONDS = 4.0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 LEAST_SIDE = 8
 """Matrices with a side below this are left to Adam."""
 
-ADAM_SHARE = 0.2
+ADAM_SHARE = 1.0
 """Adam's rate over that of the matrices."""
 
 MOMENTUM = 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,6 +85,12 @@ class Stage:
     weights: LossWeights = LossWeights()
     orthogonal: bool = False
 
+    @property
+    def reads_only(self) -> bool:
+        """Return whether only the encoder learns: no part of the loss needs a decoder."""
+        weights = self.weights
+        return not (weights.image or weights.detail or weights.regions or weights.flow)
+
     def with_steps(self, steps: int) -> Stage:
         """Return the same stage over another number of steps."""
         return replace(self, steps=max(1, steps))
@@ -93,27 +99,34 @@ class Stage:
 ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
 
 
+PHASE_ONE = (
+    Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
+    Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
+    Stage("autoencoder-64", 5_000, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
+    Stage("autoencoder-128", 600, 12, 5e-3, 128, (0.7, 0.7), orthogonal=True),
+)
+"""The encoder is told the poses, then the autoencoder learns; pictures double their side."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The whole training.
 
     Attributes:
         seed: Name of all random streams.
-        encoder: The encoder alone, told the poses.
-        small: The autoencoder on pictures of half the side.
-        large: The autoencoder on whole pictures.
+        phase_one: The motion autoencoder's stages; each goes on from the one before.
         clips: Performances rendered for phase 2.
         clip_seconds: Their length.
+        listening: The speech encoder alone, told the mouth.
         motion: The flow transformer and the speech encoder.
     """
 
     seed: int = 0
-    encoder: Stage = Stage("encoder", 3_000, 32, 1e-2, 64, (0.4, 0.7), ENCODER_ONLY, True)
-    small: Stage = Stage("autoencoder-64", 9_000, 16, 2e-3, 64, (0.3, 0.7))
-    large: Stage = Stage("autoencoder-128", 3_000, 12, 1e-3, 128, (0.6, 0.7))
-    clips: int = 500
+    phase_one: tuple[Stage, ...] = PHASE_ONE
+    clips: int = 400
     clip_seconds: float = 6.0
-    motion: Stage = Stage("motion", 9_000, 16, 1e-3)
+    listening: Stage = Stage("listening", 1_500, 16, 2e-3, orthogonal=True)
+    motion: Stage = Stage("motion", 3_000, 16, 2e-3, orthogonal=True)
 
     def scaled(self, factor: float) -> Recipe:
         """Return the recipe with more or less of everything.
@@ -130,14 +143,8 @@ class Recipe:
         def scale(stage: Stage) -> Stage:
             return stage.with_steps(round(stage.steps * factor))
 
-        return replace(
-            self,
-            encoder=scale(self.encoder),
-            small=scale(self.small),
-            large=scale(self.large),
-            motion=scale(self.motion),
-            clips=max(8, round(self.clips * min(factor, 4.0))),
-        )
+        clips = max(8, round(self.clips * min(factor, 4.0)))
+        return replace(self._each(scale), clips=clips)
 
     def widened(self, times: int) -> Recipe:
         """Return the recipe with larger batches, for machines that take many at once.
@@ -145,17 +152,12 @@ class Recipe:
         Args:
             times: Factor of every batch.
         """
+        return self._each(lambda stage: replace(stage, batch=stage.batch * times))
 
-        def widen(stage: Stage) -> Stage:
-            return replace(stage, batch=stage.batch * times)
-
-        return replace(
-            self,
-            encoder=widen(self.encoder),
-            small=widen(self.small),
-            large=widen(self.large),
-            motion=widen(self.motion),
-        )
+    def _each(self, change: Callable[[Stage], Stage]) -> Recipe:
+        phase_one = tuple(change(stage) for stage in self.phase_one)
+        listening, motion = change(self.listening), change(self.motion)
+        return replace(self, phase_one=phase_one, listening=listening, motion=motion)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` reads them back."""
@@ -173,5 +175,6 @@ class Recipe:
             weights = LossWeights(**told["weights"])
             return Stage(**{**told, "spread": tuple(told["spread"]), "weights": weights})
 
-        stages = {name: stage(values[name]) for name in ("encoder", "small", "large", "motion")}
-        return cls(**{**values, **stages})
+        phase_one = tuple(stage(told) for told in values["phase_one"])
+        named = {name: stage(values[name]) for name in ("listening", "motion")}
+        return cls(**{**values, **named, "phase_one": phase_one})

@@ -6,7 +6,7 @@ and motion x_1 lies x_t = (1 - t) x_0 + t x_1, whose velocity is x_1 - x_0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from .. import sampling
 from ..audio import normalise
 from ..config import EMOTION_COUNT, FloatConfig, SamplingOptions
-from ..modules.audio_encoder import AudioEncoder
 from ..modules.flow_transformer import FlowTransformer
 from ..motion import MotionBasis
 from .clips import Library
+from .curves import curves, mean_correlation
+from .listening import build_listening_networks, read_loss
 from .poses import index
 from .recipe import Stage
 from .seeds import HELD_OUT, TRAINING, generator, uniform
@@ -31,7 +32,6 @@ CONDITION_DROPOUT = 0.1
 PREVIOUS_DROPOUT = 0.5
 FIRST_WINDOW_SHARE = 0.25
 READ_WEIGHT = 0.5
-READ_PARAMETERS = ("opening", "width")
 HELD_OUT_WINDOWS = 64
 
 
@@ -113,13 +113,7 @@ def build_speaking_networks(config: FloatConfig) -> nn.ModuleDict:
         nn.init.zeros_(modulation.bias)
     nn.init.zeros_(transformer.decoder.linear.weight)
     nn.init.zeros_(transformer.decoder.linear.bias)
-    return nn.ModuleDict(
-        {
-            "transformer": transformer,
-            "audio_encoder": AudioEncoder(config),
-            "reader": nn.Linear(config.speech_dim, len(READ_PARAMETERS)),
-        }
-    )
+    return nn.ModuleDict({"transformer": transformer, **build_listening_networks(config)})
 
 
 class SpeakingTask:
@@ -135,6 +129,7 @@ class SpeakingTask:
         held_out: Library,
         basis: MotionBasis,
         probe: nn.Linear,
+        listening: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Build the networks.
 
@@ -147,6 +142,7 @@ class SpeakingTask:
             held_out: Clips of other identities and voices.
             basis: Phase 1's motion directions.
             probe: Phase 1's linear layer from coefficients to poses, to judge by.
+            listening: What the speech encoder learned alone, if it did.
         """
         self.config, self.stage, self.seed, self.device = config, stage, seed, device
         self.library, self.held_out = library.to(device), held_out.to(device)
@@ -154,7 +150,9 @@ class SpeakingTask:
         self._probe = probe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            self.networks = build_speaking_networks(config).to(device)
+            networks = build_speaking_networks(config)
+        networks.load_state_dict({**networks.state_dict(), **(listening or {})})
+        self.networks = networks.to(device)
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """Return the parts of one step's loss."""
@@ -226,10 +224,7 @@ class SpeakingTask:
         frames, step = stretch.stop - stretch.start, self.config.samples_per_frame
         sound = library.waveform(chosen, stretch.start * step, frames * step)
         speech: Tensor = networks["audio_encoder"](normalise(sound), frames).float()
-        columns = [index(name) for name in READ_PARAMETERS]
-        spoken = library.pose[chosen, stretch][..., columns]
-        # Emotion widens the mouth beyond what is heard; the error's size forgives that.
-        return speech, (networks["reader"](speech).float() - spoken).abs().mean()
+        return speech, read_loss(networks["reader"](speech), library.pose[chosen, stretch])
 
     @torch.no_grad()
     def figures(self, networks: nn.ModuleDict) -> dict[str, float]:
@@ -280,29 +275,3 @@ class SpeakingTask:
         with torch.no_grad():
             opening, truth = self._sampled(networks)
         return curves(truth[:6], opening[:6])
-
-
-def mean_correlation(first: Tensor, second: Tensor) -> float:
-    """Return the mean correlation of tracks, (clips, frames) each; a flat one counts as 0."""
-    a = first - first.mean(1, keepdim=True)
-    b = second - second.mean(1, keepdim=True)
-    norm = a.norm(dim=1) * b.norm(dim=1)
-    return float(((a * b).sum(1) / norm.clamp(min=1e-6)).mean())
-
-
-def curves(truth: Tensor, sampled: Tensor) -> npt.NDArray[np.uint8]:
-    """Draw pairs of tracks, values 0 to 1, as filled curves, (height, width, 3).
-
-    Args:
-        truth: (clips, frames), drawn dark.
-        sampled: (clips, frames), drawn red.
-    """
-    height, width = 40, 4
-    level = torch.arange(height, 0, -1, device=truth.device)[:, None] / height
-    rows = []
-    for track, colour in ((truth, (60, 60, 60)), (sampled, (200, 50, 50))):
-        filled = track.repeat_interleave(width, 1)[:, None] >= level  # (clips, height, width)
-        ink = torch.tensor(colour, device=truth.device, dtype=torch.uint8)
-        rows.append(torch.where(filled[..., None], ink, 245).to(torch.uint8))
-    picture: npt.NDArray[np.uint8] = torch.cat(rows, 1).flatten(0, 1).cpu().numpy()
-    return picture

@@ -9,7 +9,14 @@ import torch
 from float_core.modules.motion_decoder import MotionDecoder
 from float_core.modules.motion_encoder import MotionEncoder
 from float_core.training import autoencoder, losses, seeds
-from float_core.training.autoencoder import build_networks, draw_pairs, grow, reenact
+from float_core.training.autoencoder import (
+    build_networks,
+    copy_source,
+    draw_pairs,
+    grow,
+    psnr,
+    reenact,
+)
 from float_core.training.decoding import decode
 from float_core.training.norms import attach_norms, fold_norms
 from float_core.training.optimiser import OrthogonalMomentum, orthogonalised
@@ -150,6 +157,32 @@ def test_growing_keeps_what_was_learned() -> None:
     ):
         torch.testing.assert_close(before(maps), after(maps))
         maps = before(maps)
+
+
+def test_a_grown_encoder_sees_what_the_smaller_one_saw() -> None:
+    torch.manual_seed(4)
+    small, large = build_networks(SMALL), build_networks(tiny.CONFIG)
+    grow(small.state_dict(), large)
+    images = torch.nn.functional.interpolate(
+        torch.rand(8, 3, 4, 4) * 2 - 1, (32, 32), mode="bicubic"
+    )
+    halved = torch.nn.functional.avg_pool2d(images, 2)
+    before, after = small["encoder"](halved)[1], large["encoder"](images)[1]
+    assert (after - before).square().mean() < 0.4 * before.var(0).mean()
+
+
+def test_an_untrained_decoder_shows_the_source() -> None:
+    task = tiny.autoencoder_task(tiny.stage())
+    pairs = draw_pairs(seeds.generator(seeds.TRAINING, "x"), 4, 16, 0.5, "cpu")
+
+    @torch.no_grad()
+    def similarity() -> float:
+        made = reenact(task.networks, pairs.source.image, pairs.target.image)[0].image
+        return float(psnr(made, pairs.source.image).mean())
+
+    untouched = similarity()
+    copy_source(task.networks)
+    assert similarity() > 18 > untouched
 
 
 def test_held_out_pairs_are_no_training_pairs() -> None:

@@ -161,7 +161,7 @@ def test_each_stage_begins_where_the_one_before_ended(tmp_path) -> None:
     train_all(tiny.RECIPE, tiny.CONFIG, tiny.session(tmp_path))
     lines = Log(tmp_path / "log.jsonl").lines()
     assert [line["stage"] for line in lines if line["step"] == 2 and "loss" in line] == [
-        "encoder", "autoencoder-16", "autoencoder-32", "motion",
+        "encoder", "autoencoder-16", "autoencoder-32", "listening", "motion",
     ]  # fmt: skip
     assert any("held-out opening correlation" in line for line in lines)
     assert (tmp_path / "autoencoder-32-000002.png").stat().st_size > 1000

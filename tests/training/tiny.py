@@ -34,11 +34,14 @@ CONFIG = FloatConfig(
 )
 
 RECIPE = Recipe(
-    encoder=Stage("encoder", 2, 4, 2e-3, 16, (0.4, 0.7), ENCODER_ONLY, True),
-    small=Stage("autoencoder-16", 2, 4, 2e-3, 16),
-    large=Stage("autoencoder-32", 2, 4, 2e-3, 32),
+    phase_one=(
+        Stage("encoder", 2, 4, 2e-3, 16, (0.4, 0.7), ENCODER_ONLY, True),
+        Stage("autoencoder-16", 2, 4, 2e-3, 16),
+        Stage("autoencoder-32", 2, 4, 2e-3, 32),
+    ),
     clips=3,
     clip_seconds=1.0,
+    listening=Stage("listening", 2, 4, 2e-3),
     motion=Stage("motion", 2, 4, 2e-3),
 )
 
