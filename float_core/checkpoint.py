@@ -34,6 +34,7 @@ from .config import FloatConfig
 
 __all__ = [
     "CONFIG_KEY",
+    "LEFT_OUT_KEY",
     "LICENCE_KEY",
     "NETWORK_PREFIXES",
     "UNSTATED_LICENCE",
@@ -51,6 +52,9 @@ CONFIG_KEY = "float_config"
 
 LICENCE_KEY = "license"
 """Metadata name under which a file carries its licence."""
+
+LEFT_OUT_KEY = "left_out"
+"""Metadata name under which a file says which networks it does without on purpose."""
 
 UNSTATED_LICENCE = (
     "Not stated in the files. FLOAT's released weights: their README says CC BY-NC-ND 4.0, their "
@@ -129,6 +133,11 @@ class Weights:
         return {
             key: self._sources[index].file.info[name] for key, (index, name) in self._places.items()
         }
+
+    @property
+    def hears_no_emotion(self) -> bool:
+        """Return whether the weights do without an emotion network on purpose."""
+        return "emotion_classifier" in self.metadata.get(LEFT_OUT_KEY, "").split()
 
     @property
     def licence(self) -> str:

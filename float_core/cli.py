@@ -24,6 +24,8 @@ from .precision import choose_dtype
 from .talk import FROM_SPEECH, TalkOptions, TalkReport, talk
 from .weights_choice import (
     DEMO,
+    DEMO_FILE,
+    DEMO_NOTE,
     DOWNLOAD,
     MODELS_FOLDER,
     SYNTHETIC,
@@ -219,6 +221,8 @@ def _talk(parsed: argparse.Namespace) -> None:
     chosen = choose_weights(parsed.weights)
     if chosen == SYNTHETIC:
         print("Synthetic weights: the picture will mean nothing.")
+    if chosen == DEMO_FILE:
+        print(DEMO_NOTE)
     with _Bars() as bars:
         report = talk(
             parsed.image,

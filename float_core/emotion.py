@@ -10,6 +10,10 @@ from .config import EMOTION_COUNT
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """Names in the order of the emotion vector."""
 
+UNHEARD_EMOTION = "neutral"
+UNHEARD = f"{UNHEARD_EMOTION} (these weights have no network that hears emotions: choose one)"
+"""What stands for the emotion heard where weights do without that network on purpose."""
+
 
 def one_hot(name: str, device: torch.device | str | None = None) -> Tensor:
     """Return a chosen emotion as a constant track, (1, 1, 7).

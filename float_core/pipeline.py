@@ -159,6 +159,11 @@ class FloatPipeline:
             self._emotion_classifier = self._build("emotion_classifier", EmotionClassifier)
         return self._emotion_classifier
 
+    @property
+    def hears_no_emotion(self) -> bool:
+        """Return whether the weights do without an emotion network on purpose: the demo's do."""
+        return self._weights.hears_no_emotion
+
     def read_emotion_network(self) -> None:
         """Read the emotion network now rather than when it is first asked for.
 

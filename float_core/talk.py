@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .audio import check_waveform, frame_count, resampled_length
 from .config import SPEECH_SAMPLE_RATE, SamplingOptions
-from .emotion import EMOTIONS, describe, one_hot
+from .emotion import EMOTIONS, UNHEARD, UNHEARD_EMOTION, describe, one_hot
 from .face import (
     DEFAULT_MARGIN,
     CropSquare,
@@ -253,5 +253,7 @@ def _emotion(
     """Return the emotion vector, (1, 1, 7), and its description."""
     if choice != FROM_SPEECH:
         return one_hot(choice), choice
+    if pipeline.hears_no_emotion:
+        return one_hot(UNHEARD_EMOTION), UNHEARD
     heard = pipeline.classify_emotion(waveform, sample_rate, on_progress)
     return heard[:, None], describe(heard[0])

@@ -23,6 +23,11 @@ WEIGHTS_VARIABLE = "FLOAT_WEIGHTS"
 MODELS_FOLDER = Path("models") / "float"
 DEMO_FILE = Path(__file__).resolve().parent.parent / "assets" / "demo.safetensors"
 
+DEMO_NOTE = (
+    "Demo weights: a small model of drawn faces, MIT licence. Photographs need the released ones "
+    "(--weights download, non-commercial licence)."
+)
+
 
 def weights_folder() -> Path:
     """Return where released weights are looked for and downloaded to."""

@@ -11,7 +11,8 @@ from .conversions import audio_of, image_of_pictures
 from .sockets import float_schema
 
 ASSETS = Path(__file__).parent.parent / "assets"
-PORTRAIT = ASSETS / "portrait.png"
+DRAWING, PHOTO = "drawing", "photo"
+PORTRAITS = {DRAWING: ASSETS / "drawing.png", PHOTO: ASSETS / "portrait.png"}
 SPEECH = ASSETS / "speech.flac"
 
 
@@ -26,17 +27,28 @@ class FLOATExamplePortrait(io.ComfyNode):
             "Example Portrait",
             aliases=("sample image", "demo portrait"),
             description=(
-                "A portrait to try FLOAT with, framed already: NASA's photo of the astronaut "
-                "Eileen Collins, in the public domain. Put Load Image in its place for your own."
+                "A portrait to try FLOAT with, framed already: a drawing, for the demo weights, or "
+                "NASA's photo of the astronaut Eileen Collins, in the public domain, for the "
+                "released ones. Put Load Image in its place for your own."
             ),
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(PORTRAITS),
+                    default=DRAWING,
+                    tooltip=(
+                        "The drawing is the kind of face that the demo weights know; the released "
+                        "weights animate photos."
+                    ),
+                )
+            ],
             outputs=[io.Image.Output(display_name="image", tooltip="The portrait, 512 x 512.")],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, picture: str = DRAWING) -> io.NodeOutput:
         """Read the picture."""
-        return io.NodeOutput(image_of_pictures([load_image(PORTRAIT)]))
+        return io.NodeOutput(image_of_pictures([load_image(PORTRAITS[picture])]))
 
 
 class FLOATExampleSpeech(io.ComfyNode):

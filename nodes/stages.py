@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..float_core.config import SPEECH_SAMPLE_RATE, FloatConfig, SamplingOptions
 from ..float_core.decoding import decoding_bytes
-from ..float_core.emotion import describe
+from ..float_core.emotion import UNHEARD, UNHEARD_EMOTION, describe, one_hot
 from ..float_core.face import Colour, CropSquare
 from ..float_core.long_speech import WHOLE_SECONDS
 from ..float_core.motion import Motion, exact_fps
@@ -84,13 +84,16 @@ def hear_emotion(model: FloatModel, audio: Any, report: Report | None = None) ->
     """Hear the emotion of an AUDIO.
 
     Returns:
-        The emotion, `(batch, 1, 7)`, and the probabilities as text, a line a recording.
+        The emotion, `(batch, 1, 7)`, and the probabilities as text, a line a recording; neutral,
+        and why, where the weights do without an emotion network on purpose.
 
     Raises:
         ValueError: There is no sound in it, or the weights have no emotion network.
     """
     report = report or NodeProgress().span()
     waveform, sample_rate = waveform_of(audio)
+    if model.pipeline.hears_no_emotion:
+        return one_hot(UNHEARD_EMOTION).expand(len(waveform), -1, -1), UNHEARD
     samples = _model_samples(waveform, sample_rate)
     pipeline = model.load("emotion_classifier", sound_bytes(model.pipeline.config.emotion, samples))
     probabilities = pipeline.classify_emotion(waveform, sample_rate, on_progress=report)

@@ -126,8 +126,13 @@ def _norm_by_clip(
         mean = mean + conv.bias.to(mean)
 
     def normalise(group_norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        maps = (inputs[0] - mean[..., None].to(output)) / deviation[..., None].to(output)
-        return maps * group_norm.weight[:, None] + group_norm.bias[:, None]
+        scale = group_norm.weight / deviation
+        shift = group_norm.bias - mean * scale
+        scale, shift = scale[..., None].to(output), shift[..., None].to(output)
+        if torch.is_grad_enabled():
+            return torch.addcmul(shift, inputs[0], scale)
+        # Into the memory of the norm's own result: fresh memory costs more than the arithmetic.
+        return torch.addcmul(shift, inputs[0], scale, out=output)
 
     handle = norm.register_forward_hook(normalise)
     try:

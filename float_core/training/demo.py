@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import LICENCE_KEY, Weights
+from ..checkpoint import LEFT_OUT_KEY, LICENCE_KEY, Weights
 from ..checkpoint_export import convert
 from ..checkpoint_files import StateDict
 from ..checkpoint_layouts import NETWORK_PREFIXES, Layout, NetworkName, Source, canonical_key
@@ -123,7 +123,7 @@ def _phase_one(recipe: Recipe, config: FloatConfig, session: Session) -> nn.Modu
 
 def _listen(recipe: Recipe, config: FloatConfig, session: Session) -> dict[str, Tensor] | None:
     """Train the speech encoder alone; return its state, or None where it was stopped."""
-    stage, length = recipe.listening, (recipe.clips, recipe.clip_seconds)
+    stage, length = recipe.listening, (recipe.listening_clips, recipe.clip_seconds)
     run = Run(stage, ListeningTask(config, stage, recipe.seed, session.device, *length), session)
     if not run.finished and not run.train():
         return None
@@ -251,6 +251,10 @@ def export(trained: Trained, config: FloatConfig, output: Path, recipe: Recipe) 
             "make the model smaller."
         )
     tensors = StateDict(state)
-    tensors.metadata = {LICENCE_KEY: LICENCE, "model_card": model_card(recipe, config)}
+    tensors.metadata = {
+        LICENCE_KEY: LICENCE,
+        LEFT_OUT_KEY: "emotion_classifier",
+        "model_card": model_card(recipe, config),
+    }
     layout = Layout("state dict", (Source(tensors, canonical_key),))
     convert(Weights(layout, "the demo model", config), output, torch.float16)

@@ -19,18 +19,27 @@ from torch import Tensor, nn
 from ..config import EMOTION_COUNT
 from .identities import draw_identities
 from .losses import crop_regions
+from .optimiser import OrthogonalMomentum
 from .portraits import draw
 from .poses import expression_table, index, limited, neutral, random_poses
 from .seeds import TRAINING, generator, uniform
 
 Kind = Literal["opening", "emotion"]
 
-INPUT_SIDE = 48
+INPUT_SIDE = 64
 DRAWN_SIDE = 96
 READ_BATCH = 64
-READER_STEPS = 1_500
-READER_BATCH = 32
-READER_RATE = 2e-3
+READER_FRAMES = 8_000
+"""Frames drawn once and shown many times, spoiled anew each time."""
+
+READER_STEPS = 2_000
+READER_BATCH = 64
+DRAW_BATCH = 50
+READER_RATE = 1e-3
+TOLD_SHARE = 2.0
+"""Weight of the parameters that the reader of emotions is also told, beside the emotion's."""
+
+TOLD_PARAMETERS = ("smile", "brow_raise", "brow_tilt", "lids", "sneer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Sight:
 
 SIGHTS: dict[Kind, Sight] = {
     "opening": Sight((0.0, 0.24, 0.46, 0.46), 1),
-    "emotion": Sight((0.0, 0.05, 0.72, 0.72), EMOTION_COUNT),
+    "emotion": Sight((0.0, 0.05, 0.72, 0.72), EMOTION_COUNT + len(TOLD_PARAMETERS)),
 }
 
 
@@ -57,13 +66,16 @@ class Reader(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             layers += [
-                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
-                nn.GroupNorm(8, outputs),
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
                 nn.SiLU(),
             ]
         self.convs = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(128 * 9, 96), nn.SiLU(), nn.Linear(96, SIGHTS[kind].outputs)
+            nn.Flatten(),
+            nn.Linear(128 * (INPUT_SIDE // 16) ** 2, 96),
+            nn.SiLU(),
+            nn.Linear(96, SIGHTS[kind].outputs),
         )
 
     def look(self, frames: Tensor) -> Tensor:
@@ -84,7 +96,44 @@ class Reader(nn.Module):
         place = next(self.parameters()).device
         parts = [self(part.to(place).clamp(-1, 1)) for part in torch.split(frames, READ_BATCH)]
         output = torch.cat(parts)
-        return output.squeeze(1) if self.kind == "opening" else output.softmax(-1)
+        if self.kind == "opening":
+            return output.squeeze(1)
+        return output[:, :EMOTION_COUNT].softmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Drawn frames and what is to be read off them.
+
+    Attributes:
+        frames: RGB as bytes, (count, 3, side, side).
+        poses: (count, parameters).
+        emotion: Numbers in `EMOTIONS`, (count,).
+    """
+
+    frames: Tensor
+    poses: Tensor
+    emotion: Tensor
+
+
+def draw_lessons(kind: Kind, seed: int, count: int, device: torch.device | str) -> Lessons:
+    """Draw what a reader learns from; identities appear twice.
+
+    Args:
+        kind: What it is to read.
+        seed: Name of the random streams.
+        count: Number of frames.
+        device: Where they are drawn and kept.
+    """
+    parts = []
+    for number in range(-(-count // DRAW_BATCH)):
+        stream = generator(TRAINING, "reader", kind, seed, number)
+        who = draw_identities(stream, DRAW_BATCH // 2, device).repeated(2)
+        poses, emotion = _shown(kind, stream, DRAW_BATCH)
+        image = draw(who, poses.to(device), DRAWN_SIDE).image
+        frames = ((image + 1) * 127.5).round().to(torch.uint8)
+        parts.append((frames, poses.to(device), emotion.to(device)))
+    return Lessons(*(torch.cat(part)[:count] for part in zip(*parts, strict=True)))
 
 
 def train_reader(
@@ -93,6 +142,7 @@ def train_reader(
     steps: int = READER_STEPS,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
+    frames: int = READER_FRAMES,
 ) -> Reader:
     """Train a reader on drawn frames.
 
@@ -102,51 +152,60 @@ def train_reader(
         steps: Optimiser steps.
         device: Where to train.
         on_progress: Called with the steps done and their number.
+        frames: How many frames are drawn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = Reader(kind).to(device)
-    optimiser = torch.optim.AdamW(reader.parameters(), READER_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, READER_RATE, total_steps=steps + 1)
+    lessons = draw_lessons(kind, seed, frames, device)
+    optimiser = OrthogonalMomentum(reader.parameters(), READER_RATE)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for step in range(steps):
-        loss = reading_loss(reader, seed, step)
+        loss = reading_loss(reader, lessons, generator(TRAINING, "lessons", kind, seed, step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        schedule.step()
+        rate.step()
         if on_progress is not None:
             on_progress(step + 1, steps)
     return reader.eval()
 
 
-def reading_loss(reader: Reader, seed: int, step: int) -> Tensor:
-    """Return a reader's loss on one batch of drawn frames."""
-    device = next(reader.parameters()).device
-    stream = generator(TRAINING, "reader", reader.kind, seed, step)
-    who = draw_identities(stream, READER_BATCH // 2, device).repeated(2)
-    poses, emotion = _shown(reader.kind, stream)
-    frames = draw(who, poses.to(device), DRAWN_SIDE).image
-    output = reader(_spoiled(frames, stream))
+def reading_loss(reader: Reader, lessons: Lessons, stream: torch.Generator) -> Tensor:
+    """Return a reader's loss on one batch.
+
+    Args:
+        reader: What is trained.
+        lessons: What there is to learn from.
+        stream: Where chance comes from.
+    """
+    count = len(lessons.frames)
+    chosen = torch.randint(count, (READER_BATCH,), generator=stream).to(lessons.frames.device)
+    output = reader(_spoiled(lessons.frames[chosen].float() / 127.5 - 1, stream))
+    poses = lessons.poses[chosen]
     if reader.kind == "opening":
-        return F.smooth_l1_loss(output[:, 0], poses[:, index("opening")].to(device), beta=0.1)
-    return F.cross_entropy(output, emotion.to(device), label_smoothing=0.05)
+        return F.smooth_l1_loss(output[:, 0], poses[:, index("opening")], beta=0.1)
+    told = poses[:, [index(name) for name in TOLD_PARAMETERS]]
+    kinds, parameters = output.split((EMOTION_COUNT, len(TOLD_PARAMETERS)), 1)
+    kind = F.cross_entropy(kinds, lessons.emotion[chosen], label_smoothing=0.05)
+    return kind + TOLD_SHARE * F.smooth_l1_loss(parameters, told, beta=0.1)
 
 
-def _shown(kind: Kind, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+def _shown(kind: Kind, stream: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
     """Return poses to draw, and the emotion each shows."""
-    emotion = torch.randint(EMOTION_COUNT, (READER_BATCH,), generator=stream)
-    poses = random_poses(stream, READER_BATCH, spread=0.8)
-    shut = uniform(stream, 0, 1, READER_BATCH) < 0.15
+    emotion = torch.randint(EMOTION_COUNT, (count,), generator=stream)
+    poses = random_poses(stream, count, spread=0.8)
+    shut = uniform(stream, 0, 1, count) < 0.15
     opening = index("opening")
     poses[:, opening] = torch.where(shut, 0.0, poses[:, opening])
     if kind == "emotion":
         # What a speaker shows: head, mouth and eyes move freely, the face holds its emotion.
-        calm = neutral(READER_BATCH)
+        calm = neutral(count)
         calm[:, :6] = poses[:, :6]
         calm += 0.12 * torch.randn(calm.shape, generator=stream) * (expression_table() != 0).any(0)
         for name in ("opening", "width", "blink", "gaze_x", "gaze_y"):
             calm[:, index(name)] += 0.8 * poses[:, index(name)]
-        strength = uniform(stream, 0.5, 1.0, READER_BATCH, 1)
+        strength = uniform(stream, 0.5, 1.0, count, 1)
         poses = limited(calm + strength * expression_table()[emotion])
     return poses, emotion
 

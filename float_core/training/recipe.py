@@ -102,7 +102,7 @@ ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
 PHASE_ONE = (
     Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
     Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
-    Stage("autoencoder-64", 5_000, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
+    Stage("autoencoder-64", 4_000, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
     Stage("autoencoder-128", 600, 12, 5e-3, 128, (0.7, 0.7), orthogonal=True),
 )
 """The encoder is told the poses, then the autoencoder learns; pictures double their side."""
@@ -116,6 +116,7 @@ class Recipe:
         seed: Name of all random streams.
         phase_one: The motion autoencoder's stages; each goes on from the one before.
         clips: Performances rendered for phase 2.
+        listening_clips: Performances heard only, before phase 2.
         clip_seconds: Their length.
         listening: The speech encoder alone, told the mouth.
         motion: The flow transformer and the speech encoder.
@@ -123,7 +124,8 @@ class Recipe:
 
     seed: int = 0
     phase_one: tuple[Stage, ...] = PHASE_ONE
-    clips: int = 400
+    clips: int = 240
+    listening_clips: int = 400
     clip_seconds: float = 6.0
     listening: Stage = Stage("listening", 1_500, 16, 2e-3, orthogonal=True)
     motion: Stage = Stage("motion", 3_000, 16, 2e-3, orthogonal=True)
@@ -143,8 +145,11 @@ class Recipe:
         def scale(stage: Stage) -> Stage:
             return stage.with_steps(round(stage.steps * factor))
 
-        clips = max(8, round(self.clips * min(factor, 4.0)))
-        return replace(self._each(scale), clips=clips)
+        def count(clips: int) -> int:
+            return max(8, round(clips * min(factor, 4.0)))
+
+        clips, heard = count(self.clips), count(self.listening_clips)
+        return replace(self._each(scale), clips=clips, listening_clips=heard)
 
     def widened(self, times: int) -> Recipe:
         """Return the recipe with larger batches, for machines that take many at once.

@@ -81,7 +81,7 @@ SOCKETS: dict[str, tuple[dict[str, str], list[str]]] = {
         },
         [VIDEO],
     ),
-    "FLOATExamplePortrait": ({}, [IMAGE]),
+    "FLOATExamplePortrait": ({"picture": CHOICE}, [IMAGE]),
     "FLOATExampleSpeech": ({}, [AUDIO]),
 }
 

@@ -40,6 +40,7 @@ RECIPE = Recipe(
         Stage("autoencoder-32", 2, 4, 2e-3, 32),
     ),
     clips=3,
+    listening_clips=4,
     clip_seconds=1.0,
     listening=Stage("listening", 2, 4, 2e-3),
     motion=Stage("motion", 2, 4, 2e-3),
