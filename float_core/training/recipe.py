@@ -102,8 +102,8 @@ ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
 PHASE_ONE = (
     Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
     Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
-    Stage("autoencoder-64", 4_000, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
-    Stage("autoencoder-128", 600, 12, 5e-3, 128, (0.7, 0.7), orthogonal=True),
+    Stage("autoencoder-64", 3_200, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
+    Stage("autoencoder-128", 400, 12, 5e-3, 128, (0.7, 0.7), orthogonal=True),
 )
 """The encoder is told the poses, then the autoencoder learns; pictures double their side."""
 
