@@ -56,12 +56,14 @@ class Clip:
 
     Attributes:
         performance: What is performed.
-        portrait: The encoded portrait that is to be animated.
+        image: The portrait that is to be animated, (1, 3, S, S).
+        portrait: The same, encoded.
         frames: The true frames, (frames, 3, S, S).
         opening: The true opening, (frames,).
     """
 
     performance: Performance
+    image: Tensor
     portrait: Portrait
     frames: Tensor
     opening: Tensor
@@ -76,9 +78,10 @@ def draw_clip(pipeline: FloatPipeline, seed: int, number: int) -> Clip:
         draw(who.repeated(len(part)), part, size).image
         for part in torch.split(performance.pose, 25)
     ]
-    portrait = pipeline.encode_portrait(draw(who, performance.portrait, size).image)
+    image = draw(who, performance.portrait, size).image
+    portrait = pipeline.encode_portrait(image)
     opening = performance.pose[:, index("opening")]
-    return Clip(performance, portrait, torch.cat(frames), opening)
+    return Clip(performance, image, portrait, torch.cat(frames), opening)
 
 
 def judge_reconstruction(pipeline: FloatPipeline, seed: int = 0) -> dict[str, float]:
@@ -132,13 +135,16 @@ def judge_clips(
         count: Number of clips.
         on_progress: Called with the clips done and their number.
     """
-    true, on_truth, redrawn, spoken = [], [], [], []
+    true, on_truth, redrawn, spoken, own, copied = [], [], [], [], [], []
     moods, strong_moods = [], []
     before = draw_clip(pipeline, seed, count)
     for number in range(count):
         clip = draw_clip(pipeline, seed, number)
         emotion = clip.performance.emotion
         true.append(clip.opening)
+        made = reenacted(pipeline, clip.portrait, clip.frames)
+        own.append(float(psnr(made, clip.frames).mean()))
+        copied.append(float(psnr(clip.image, clip.frames).mean()))
         on_truth.append(judges.opening.read(clip.frames))
         redrawn.append(judges.opening.read(reenacted(pipeline, before.portrait, clip.frames)))
         frames = generated(pipeline, clip.portrait, clip.performance.sound, emotion)
@@ -150,16 +156,19 @@ def judge_clips(
         before = clip
         if on_progress is not None:
             on_progress(number + 1, count)
-    truth, made = torch.stack(true), torch.stack(spoken).cpu()
-    lag, best = best_lag(made, truth)
+    truth, mouths = torch.stack(true), torch.stack(spoken).cpu()
+    lag, best = best_lag(mouths, truth)
     return {
+        "clips redrawn PSNR": _mean(own),
+        "clips redrawn over copying": _mean(own) - _mean(copied),
         "meter on drawn frames": mean_correlation(torch.stack(on_truth).cpu(), truth),
         "opening of another's coefficients": mean_correlation(torch.stack(redrawn).cpu(), truth),
-        "opening generated": mean_correlation(made, truth),
+        "opening generated": mean_correlation(mouths, truth),
         "opening generated, best lag": best,
         "lag in frames": float(lag),
-        "opening against another clip": mean_correlation(made, truth.roll(1, 0)),
+        "opening against another clip": mean_correlation(mouths, truth.roll(1, 0)),
         "emotion told right": _share(moods),
+        "emotion told right, guidance 3": _share(strong_moods),
         "emotion probability": _mean(p for p, _ in moods),
         "emotion probability, guidance 3": _mean(p for p, _ in strong_moods),
     }
