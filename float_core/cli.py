@@ -153,6 +153,11 @@ def _add_talk(commands: argparse._SubParsersAction[_OneSentenceParser]) -> None:
     machine.add_argument(
         "--whole-speech", action="store_true", help="hear speech beyond a minute at once (memory)"
     )
+    machine.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the decoder: the first frame waits a minute or more, once a run",
+    )
     parser.set_defaults(run=_talk)
 
 
@@ -223,12 +228,19 @@ def _talk(parsed: argparse.Namespace) -> None:
         print("Synthetic weights: the picture will mean nothing.")
     if chosen == DEMO_FILE:
         print(DEMO_NOTE)
+
+    def load(bar: Callable[[int, int], None]) -> FloatPipeline:
+        pipeline = load_pipeline(chosen, device, dtype, parsed.emotion == FROM_SPEECH, bar)
+        if parsed.compile:
+            pipeline.compile_decoder()
+        return pipeline
+
     with _Bars() as bars:
         report = talk(
             parsed.image,
             parsed.audio,
             parsed.output,
-            lambda bar: load_pipeline(chosen, device, dtype, parsed.emotion == FROM_SPEECH, bar),
+            load,
             options,
             face_models=(weights_folder(), MODELS_FOLDER),
             on_progress=bars.show,

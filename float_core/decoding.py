@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import FloatConfig
 from .modules.fast_decoder import FastMotionDecoder
+from .modules.fast_level import WarpSource
 from .modules.motion_decoder import MotionDecoder
 from .placement import like, precise
 from .portrait import Portrait
@@ -98,7 +99,10 @@ class BatchSize:
 
 
 def drawing(
-    network: MotionDecoder | FastMotionDecoder, portrait: Portrait, item: int
+    network: MotionDecoder | FastMotionDecoder,
+    portrait: Portrait,
+    item: int,
+    compiled: Callable[[Tensor, WarpSource], Tensor] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return what turns motion, (b, latent_dim), into one portrait's frames, (b, 3, S, S).
 
@@ -106,12 +110,14 @@ def drawing(
         network: The decoder, plain or fast.
         portrait: A batch of portraits.
         item: Which of them.
+        compiled: What to run in place of a fast decoder, if anything.
     """
     identity = portrait.identity[item]
     own = [feature[item, None] for feature in portrait.features]
     if isinstance(network, FastMotionDecoder):
         source = network.prepare(own)
-        return lambda latents: network(latents + identity.to(latents), source)
+        run = compiled or network
+        return lambda latents: run(latents + identity.to(latents), source)
     features = [like(network, feature) for feature in own]
     return lambda latents: precise(network(like(network, latents + identity.to(latents)), features))
 

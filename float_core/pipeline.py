@@ -15,6 +15,7 @@ from . import sampling
 from .audio import frame_count, warn_if_silent
 from .checkpoint import CheckpointError, Weights, open_weights
 from .checkpoint_layouts import NetworkName
+from .compiling import CompiledDecoder
 from .config import FloatConfig, SamplingOptions
 from .decoding import DECODE_BATCH, BatchSize, decode_in_batches, drawing, fitting_batch
 from .emotion import check_track
@@ -81,6 +82,7 @@ class FloatPipeline:
         self._dtype = dtype
         self._plain = plain
         self._emotion_classifier: EmotionClassifier | None = None
+        self._compiled: CompiledDecoder | None = None
         self.config = weights.config
         self.motion_encoder: MotionEncoder = self._build("motion_encoder", MotionEncoder)
         self.audio_encoder: AudioEncoder = self._build("audio_encoder", AudioEncoder)
@@ -171,6 +173,19 @@ class FloatPipeline:
             CheckpointError: The weights have none, or not a whole one.
         """
         _ = self.emotion_classifier
+
+    def compile_decoder(self) -> None:
+        """Have the decoder compiled when it draws its first frames, which wait for that.
+
+        Frames are the same within rounding. Where the compiler fails, the log says so once and the
+        decoder goes on uncompiled.
+
+        Raises:
+            ValueError: The pipeline is the plain one.
+        """
+        if not isinstance(self.motion_decoder, FastMotionDecoder):
+            raise ValueError("Expected the fast decoder to compile, got plain=True: leave one out.")
+        self._compiled = self._compiled or CompiledDecoder(self.motion_decoder)
 
     def _build(self, name: NetworkName, build: Callable[[FloatConfig], nn.Module]) -> Any:
         with torch.device("meta"):
@@ -396,9 +411,12 @@ class FloatPipeline:
         size = self._batch_size(batch_size)
         batch = _common_batch(portrait=portrait.batch, motion=len(motion.latents))
         for item in range(batch):
-            draw = drawing(self.motion_decoder, portrait, min(item, portrait.batch - 1))
+            draw = self._drawing(portrait, min(item, portrait.batch - 1))
             latents = motion.latents[min(item, len(motion.latents) - 1)]
             yield from decode_in_batches(draw, latents, size)
+
+    def _drawing(self, portrait: Portrait, item: int) -> Callable[[Tensor], Tensor]:
+        return drawing(self.motion_decoder, portrait, item, self._compiled)
 
     def _batch_size(self, asked: int | None) -> BatchSize:
         if asked is None:
@@ -460,7 +478,7 @@ class FloatPipeline:
             )
         starts = self._noise(options.seed, None, 1, 0)
         windows = self._windows(embeddings, emotion, starts, 1)
-        draw, size = drawing(self.motion_decoder, portrait, 0), self._batch_size(batch_size)
+        draw, size = self._drawing(portrait, 0), self._batch_size(batch_size)
         converter = FpsConverter(
             Fraction(self.config.fps), exact_fps(self.config.fps if fps is None else fps)
         )

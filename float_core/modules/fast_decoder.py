@@ -25,14 +25,14 @@ largest magnitude, which the demodulation undoes, so that no product outgrows th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fast_level import Canvas, FastLevel, FastStyledConv, LayerStyle, LevelStyle, WarpSource
+from .fast_level import Begun, Canvas, FastLevel, FastStyledConv, LayerStyle, LevelStyle, WarpSource
 from .fast_ops import warp_table
 from .motion_decoder import MotionDecoder
 
@@ -41,6 +41,9 @@ SHARED_SIDE = 64
 
 STRIP_BYTES = 2**22
 """Size of a map within a strip of the last level, in bytes."""
+
+SharedLevels = Callable[[Tensor, WarpSource], Begun]
+OwnLevels = Callable[[Begun, WarpSource], Tensor]
 
 
 class FastMotionDecoder(nn.Module):
@@ -118,23 +121,56 @@ class FastMotionDecoder(nn.Module):
             better.
         """
         source = features if isinstance(features, WarpSource) else self.prepare(features)
-        first, styles = self._styles(latent.to(self.device, self.precise_dtype))
+        return self.draw(latent, source, self.shared_levels, self.own_levels)
+
+    def draw(
+        self, latent: Tensor, source: WarpSource, shared: SharedLevels, own: OwnLevels
+    ) -> Tensor:
+        """Decode frames by `shared_levels` and `own_levels`, or by what equals them.
+
+        Args:
+            latent: Identity plus motion, (batch, latent_dim).
+            source: The portrait, as `prepare` gives it.
+            shared: Takes the levels that a batch takes at once.
+            own: Takes the others, frame by frame.
+
+        Returns:
+            As `forward`.
+        """
+        begun = shared(latent.to(self.device, self.precise_dtype), source)
+        if not begun.styles:
+            return begun.canvas.painted
+        return torch.cat([own(begun.item(k), source.item(k)) for k in range(len(latent))])
+
+    def shared_levels(self, latent: Tensor, source: WarpSource) -> Begun:
+        """Take the levels that a batch takes at once.
+
+        Args:
+            latent: Where the weights lie, float32 or better, (batch, latent_dim).
+            source: The portrait.
+        """
+        first, styles = self._styles(latent)
         maps = self.conv1.shared(self.constant.expand(len(latent), -1, -1, -1), first)
         canvas = Canvas(None, None)
         together = self._levels_together()
         for index, style in enumerate(styles[:together]):
             maps, canvas = self._batch_level(index, style, maps, canvas, source)
-        if together == len(styles):
-            return canvas.painted
-        frames = []
-        for k in range(len(latent)):
-            own_maps, own_canvas, own_source = maps[k, None], canvas.item(k), source.item(k)
-            for index, style in enumerate(styles[together:], start=together):
-                own_maps, own_canvas = self._frame_level(
-                    index, style.item(k), own_maps, own_canvas, own_source
-                )
-            frames.append(own_canvas.painted)
-        return torch.cat(frames)
+        return Begun(maps, canvas, styles[together:])
+
+    def own_levels(self, begun: Begun, source: WarpSource) -> Tensor:
+        """Take the other levels of one frame.
+
+        Args:
+            begun: The frame so far.
+            source: Its portrait.
+
+        Returns:
+            The frame, (1, 3, S, S).
+        """
+        maps, canvas = begun.maps, begun.canvas
+        for index, style in enumerate(begun.styles, start=len(self.levels) - len(begun.styles)):
+            maps, canvas = self._frame_level(index, style, maps, canvas, source)
+        return canvas.painted
 
     def _styles(self, latent: Tensor) -> tuple[LayerStyle, list[LevelStyle]]:
         """Return the styles of `conv1` and of the levels."""

@@ -93,6 +93,25 @@ class Canvas(NamedTuple):
         return Canvas(*(None if value is None else value[index, None] for value in self))
 
 
+class Begun(NamedTuple):
+    """Frames after some of the levels.
+
+    Attributes:
+        maps: Maps for the next level, (batch, channels, side, side).
+        canvas: What is drawn so far.
+        styles: Styles of the levels to come.
+    """
+
+    maps: Tensor
+    canvas: Canvas
+    styles: list[LevelStyle]
+
+    def item(self, index: int) -> Begun:
+        """Return one item of a batch."""
+        styles = [style.item(index) for style in self.styles]
+        return Begun(self.maps[index, None], self.canvas.item(index), styles)
+
+
 def activate(x: Tensor) -> Tensor:
     """Apply the leaky ReLU in place; its gain is in what was added up before."""
     return F.leaky_relu(x, LEAKY_SLOPE, inplace=True)
