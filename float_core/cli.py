@@ -156,7 +156,7 @@ def _add_talk(commands: argparse._SubParsersAction[_OneSentenceParser]) -> None:
     machine.add_argument(
         "--compile",
         action="store_true",
-        help="compile the decoder: the first frame waits a minute or more, once a run",
+        help="compile the decoder: the first frames wait for that, often minutes",
     )
     parser.set_defaults(run=_talk)
 

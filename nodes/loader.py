@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 from comfy.model_management import unet_offload_device
@@ -55,6 +56,7 @@ class FLOATLoadModel(io.ComfyNode):
                         "on this device; fp32 is exact; fp16 and bf16 take about half the memory."
                     ),
                 ),
+                _compile_input(),
             ],
             outputs=[
                 ModelSocket.Output(
@@ -72,12 +74,12 @@ class FLOATLoadModel(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, weights: str, precision: str) -> str:
+    def fingerprint_inputs(cls, weights: str, precision: str, compile: bool = False) -> str:
         """Return what changes when a weight file does, so that it is then loaded again."""
-        return f"{precision}\n{weights_fingerprint(weights)}"
+        return f"{precision}\n{compile}\n{weights_fingerprint(weights)}"
 
     @classmethod
-    def execute(cls, weights: str, precision: str) -> io.NodeOutput:
+    def execute(cls, weights: str, precision: str, compile: bool = False) -> io.NodeOutput:
         """Load the weights, fetching them first where that was chosen."""
         path = weights_path(weights) or _download()
         pipeline = FloatPipeline.from_checkpoint(
@@ -86,7 +88,26 @@ class FLOATLoadModel(io.ComfyNode):
             dtype=run_dtype(precision),
             search=search_folders(),
         )
+        if compile:
+            pipeline.compile_decoder()
         return io.NodeOutput(FloatModel(pipeline))
+
+
+def _compile_input() -> io.Input:
+    """Return the choice to compile, folded away where ComfyUI knows advanced inputs."""
+    known = signature(io.Boolean.Input).parameters
+    folded = {"advanced": True} if "advanced" in known else {}
+    return io.Boolean.Input(
+        "compile",
+        default=False,
+        optional=True,
+        tooltip=(
+            "Compile the decoder with torch.compile. The first frames then wait, often for "
+            "minutes, and a C++ compiler is needed, on a GPU Triton; where it fails the decoder "
+            "runs as without. On a CPU it gains hardly anything; on a GPU try whether it does."
+        ),
+        **folded,
+    )
 
 
 def _download() -> Path:

@@ -17,7 +17,10 @@ MODEL, PORTRAIT, SPEECH = "FLOAT_MODEL", "FLOAT_PORTRAIT", "FLOAT_SPEECH"
 EMOTION, MOTION, CROP, CHOICE = "FLOAT_EMOTION", "FLOAT_MOTION", "FLOAT_CROP", "COMBO"
 
 SOCKETS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "FLOATLoadModel": ({"weights": CHOICE, "precision": CHOICE}, [MODEL]),
+    "FLOATLoadModel": (
+        {"weights": CHOICE, "precision": CHOICE, "compile": "BOOLEAN"},
+        [MODEL],
+    ),
     "FLOATCropFace": (
         {
             "image": IMAGE,
