@@ -24,7 +24,7 @@ from .card import model_card
 from .clips import make_library
 from .listening import ListeningTask
 from .recipe import DEMO_CONFIG, Recipe, Stage, smaller_image
-from .runs import Run, Session, Task
+from .runs import Run, Session, Task, finished_average
 from .seeds import HELD_OUT, TRAINING
 from .speaking import SpeakingTask
 
@@ -123,6 +123,9 @@ def _phase_one(recipe: Recipe, config: FloatConfig, session: Session) -> nn.Modu
 
 def _listen(recipe: Recipe, config: FloatConfig, session: Session) -> dict[str, Tensor] | None:
     """Train the speech encoder alone; return its state, or None where it was stopped."""
+    heard = finished_average(recipe.listening, session)
+    if heard is not None:
+        return heard
     stage, length = recipe.listening, (recipe.listening_clips, recipe.clip_seconds)
     run = Run(stage, ListeningTask(config, stage, recipe.seed, session.device, *length), session)
     if not run.finished and not run.train():

@@ -117,6 +117,23 @@ def _optimiser(stage: Stage, trained: list[nn.Parameter]) -> torch.optim.Optimiz
     return torch.optim.Adam(trained, lr=stage.learning_rate, betas=ADAM_BETAS)
 
 
+def _state_file(stage: Stage, session: Session) -> Path:
+    return session.folder / f"{stage.name}.state.pt"
+
+
+def finished_average(stage: Stage, session: Session) -> dict[str, Tensor] | None:
+    """Return the running average of a stage that is done, or None where it is not.
+
+    Args:
+        stage: The stage.
+        session: Where its state lies.
+    """
+    file = _state_file(stage, session)
+    state = load_tensors(file, session.device) if file.is_file() else {"step": -1}
+    average: dict[str, Tensor] | None = state["average"] if state["step"] >= stage.steps else None
+    return average
+
+
 class Run:
     """A stage under way."""
 
@@ -142,7 +159,7 @@ class Run:
     @property
     def state_file(self) -> Path:
         """Return where the state is kept."""
-        return self.session.folder / f"{self.stage.name}.state.pt"
+        return _state_file(self.stage, self.session)
 
     @property
     def finished(self) -> bool:
