@@ -128,7 +128,7 @@ class Recipe:
     listening_clips: int = 400
     clip_seconds: float = 6.0
     listening: Stage = Stage("listening", 1_500, 16, 2e-3, orthogonal=True)
-    motion: Stage = Stage("motion", 3_000, 16, 2e-3, orthogonal=True)
+    motion: Stage = Stage("motion", 1_500, 16, 2e-3, orthogonal=True)
 
     def scaled(self, factor: float) -> Recipe:
         """Return the recipe with more or less of everything.
