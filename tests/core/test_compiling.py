@@ -99,15 +99,16 @@ def test_frames_may_come_one_by_one(decoder, source, graphs: Graphs) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_equals_eager(monkeypatch, dtype, caplog) -> None:
     monkeypatch.setattr(fast_decoder, "SHARED_SIDE", 8)
-    plain = MotionDecoder(CONFIG).eval().requires_grad_(False)
-    eager = FastMotionDecoder(plain, dtype)
-    own = eager.prepare([noise(1, 8, 8, 8), noise(1, 6, 16, 16)])
-    draw = CompiledDecoder(eager)
+    plain = MotionDecoder(CONFIG).double().eval().requires_grad_(False)
+    features = [noise(1, 8, 8, 8), noise(1, 6, 16, 16)]
+    exact, eager = FastMotionDecoder(plain, torch.float64), FastMotionDecoder(plain, dtype)
+    draw, source = CompiledDecoder(eager), eager.prepare(features)
     for frames in (3, 2, 1):
         latents = noise(frames, CONFIG.latent_dim, seed=frames)
-        expected = eager(latents, own)
-        error = (draw(latents, own) - expected).square().mean().sqrt()
-        assert error < (1e-5 if dtype == torch.float32 else 1e-2) * expected.abs().max()
+        expected = exact(latents, features)
+        rounding = (eager(latents, source) - expected).square().mean().sqrt()
+        # Fused code rounds elsewhere, not more.
+        assert (draw(latents, source) - expected).square().mean().sqrt() < 2 * rounding
     assert "Could not compile" not in caplog.text
 
 
