@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Wav2Vec2Shape
+from .blockwise_extractor import extract_in_blocks, suits_blocks
 
 LayerCallback = Callable[[int, Tensor], None]
 """Called with a layer's index and its output, (batch, frames, hidden)."""
@@ -99,42 +100,51 @@ def extract_features(model: Any, waveform: Tensor, moments: WindowMoments | None
     Returns:
         (batch, features, channels).
     """
-    first = model.feature_extractor.conv_layers[0]
-    norm = getattr(first, "layer_norm", None)
-    with _norm_by_clip(norm, first.conv, moments):
-        features: Tensor = model.feature_extractor(waveform)
+    extractor = model.feature_extractor
+    first = extractor.conv_layers[0]
+    affine = None
+    if moments is not None and isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+        affine = _affine_of_clip(first, moments)
+    if suits_blocks(extractor, waveform):
+        return extract_in_blocks(extractor, waveform, affine).transpose(1, 2)
+    with _norm_replaced(first, affine):
+        features: Tensor = extractor(waveform)
     return features.transpose(1, 2)
 
 
-@contextmanager
-def _norm_by_clip(
-    norm: nn.Module | None, conv: nn.Conv1d, moments: WindowMoments | None
-) -> Iterator[None]:
-    """Let a group norm over time use the statistics of a whole clip.
+def _affine_of_clip(first: Any, moments: WindowMoments) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, (batch, channels, 1), of a group norm over a whole clip.
 
     The convolution before it is linear: its output's mean and variance over the clip follow from
     the moments of the clip's windows.
     """
-    if moments is None or not isinstance(norm, nn.GroupNorm):
-        yield
-        return
+    conv, norm = first.conv, first.layer_norm
     kernel = conv.weight[:, 0].to(moments.mean)  # (channels, kernel)
     mean = moments.mean @ kernel.T
     power = torch.einsum("ck,bkl,cl->bc", kernel, moments.square, kernel)
     deviation = torch.sqrt((power - mean.square()).clamp(min=0) + norm.eps)
     if conv.bias is not None:  # it moves the mean and leaves the deviation
         mean = mean + conv.bias.to(mean)
+    scale = norm.weight / deviation
+    shift = norm.bias - mean * scale
+    return scale[..., None].to(conv.weight), shift[..., None].to(conv.weight)
 
-    def normalise(group_norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        scale = group_norm.weight / deviation
-        shift = group_norm.bias - mean * scale
-        scale, shift = scale[..., None].to(output), shift[..., None].to(output)
+
+@contextmanager
+def _norm_replaced(first: Any, affine: tuple[Tensor, Tensor] | None) -> Iterator[None]:
+    """Let the group norm of the first layer use a given scale and shift, if there are any."""
+    if affine is None:
+        yield
+        return
+    scale, shift = affine
+
+    def normalise(_norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return torch.addcmul(shift, inputs[0], scale)
         # Into the memory of the norm's own result: fresh memory costs more than the arithmetic.
         return torch.addcmul(shift, inputs[0], scale, out=output)
 
-    handle = norm.register_forward_hook(normalise)
+    handle = first.layer_norm.register_forward_hook(normalise)
     try:
         yield
     finally:

@@ -129,9 +129,11 @@ def finished_average(stage: Stage, session: Session) -> dict[str, Tensor] | None
         session: Where its state lies.
     """
     file = _state_file(stage, session)
-    state = load_tensors(file, session.device) if file.is_file() else {"step": -1}
-    average: dict[str, Tensor] | None = state["average"] if state["step"] >= stage.steps else None
-    return average
+    if not file.is_file():
+        return None
+    state = load_tensors(file, session.device)
+    average: dict[str, Tensor] = state["average"]
+    return average if state["step"] >= stage.steps else None
 
 
 class Run:
