@@ -22,8 +22,8 @@ BLOCK_FEATURES = 100
 _LEAST_FEATURES = 20
 """Features of a block of the largest batch: less makes calls, not arithmetic."""
 
-_STATISTICS_VALUES = 1 << 23
-"""Values of the first layer that are measured at once: 32 MB."""
+_STATISTICS_VALUES = 1 << 22
+"""Values of the first layer that are measured at once: 16 MB."""
 
 _CHANNELS = 512
 """Channels of all released extractors. Fewer take little memory, and oneDNN is not used or goes by
@@ -118,15 +118,15 @@ def _measured_affine(layer: Any, waveform: Tensor) -> tuple[Tensor, Tensor]:
     length = (waveform.shape[1] - conv.kernel_size[0]) // conv.stride[0] + 1
     fitting = _STATISTICS_VALUES // (len(waveform) * length) // _CHANNEL_STEP
     width = max(fitting, 1) * _CHANNEL_STEP
-    means, deviations = [], []
+    # Results have their place beforehand: made between the large buffers, these small tensors
+    # would keep the memory of each from being used for the next.
+    mean, inverse = waveform.new_empty(2, len(waveform), norm.num_channels)
     for start in range(0, norm.num_channels, width):
         own = slice(start, start + width)
         bias = None if conv.bias is None else conv.bias[own]
         hidden = F.conv1d(waveform[:, None], conv.weight[own], bias, conv.stride)
-        mean, inverse = _moments(hidden, norm.eps)
-        means.append(mean)
-        deviations.append(inverse)
-    return _affine(norm, torch.cat(means, dim=1), torch.cat(deviations, dim=1))
+        mean[:, own], inverse[:, own] = _moments(hidden, norm.eps)
+    return _affine(norm, mean, inverse)
 
 
 def _moments(hidden: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
