@@ -36,6 +36,7 @@ class FLOATExamplePortrait(io.ComfyNode):
                     "picture",
                     options=list(PORTRAITS),
                     default=PHOTO,
+                    optional=True,
                     tooltip=(
                         "The drawing is the kind of face that the demo weights know; the released "
                         "weights animate photos."
