@@ -307,8 +307,7 @@ class AutoencoderTask:
         poses = torch.cat((pairs.source_pose, pairs.target_pose))
         error = (networks["probe"](coefficients) - poses).square().mean(0)
         explained = 1 - error / poses.var(0, correction=0)
-        names = ("yaw", "pitch", "roll", "opening", "width", "smile", "blink", "brow_raise")
-        figures = {f"R2 {n}": float(explained[PARAMETERS.index(n)]) for n in names}
+        figures = {f"R2 {n}": float(e) for n, e in zip(PARAMETERS, explained, strict=True)}
         if self.stage.reads_only:
             return figures
         return figures | _gains(decoded.image, pairs)

@@ -19,7 +19,7 @@ weights.
 - Data: none but what `float_core.training` draws and speaks: portraits drawn by a program, and
   invented speech of a formant synthesiser. No person, no recording and no other model took part.
 - Training: `python -m float_core train demo`, seed {seed}; phase 1 {phase_one:,} steps, phase 2
-  {phase_two:,} steps on {clips} clips of {seconds:g} s.
+  {phase_two:,} steps on {clips:,} clips of {seconds:g} s.
 - Limits: drawn faces, nearly frontal. A photograph comes out blurred and may lose its likeness.
   Speech of real people works as far as it resembles the synthesiser's.
 - Held-out identities and voices are drawn from other random streams than those trained on.
@@ -41,7 +41,7 @@ def model_card(
         seed=recipe.seed,
         phase_one=sum(stage.steps for stage in recipe.phase_one),
         phase_two=recipe.motion.steps,
-        clips=recipe.clips,
+        clips=recipe.clips + recipe.imagined_clips,
         seconds=recipe.clip_seconds,
     )
     if not figures:

@@ -1,11 +1,13 @@
 """Performances for phase 2: speech, and the motion that phase 1's encoder sees in its pictures.
 
-A clip is drawn frame by frame and encoded once; training then reads coefficients, not pictures.
+A clip is drawn frame by frame and encoded once, or a surrogate tells what would be seen; training
+then reads coefficients, not pictures.
 Clips lie in shards on disk, so that making them can stop and go on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class Performance:
         pose: Poses frame by frame, (frames, parameters).
         sound: Waveform at 16 kHz, (samples,).
         emotion: Name of its emotion.
+        number: Which of its kind it is.
     """
 
     who: Identities
@@ -44,9 +47,16 @@ class Performance:
     pose: Tensor
     sound: Tensor
     emotion: str
+    number: int
 
 
-def rehearse(split: str, seed: int, number: int, seconds: float, fps: int) -> Performance:
+See = Callable[[Performance], Tensor]
+"""Tells what the encoder sees of a performance: portrait, then frames, (1 + frames, motion_dim)."""
+
+
+def rehearse(
+    split: str, seed: int, number: int, seconds: float, fps: int, kind: str = "clip"
+) -> Performance:
     """Invent a performance.
 
     Args:
@@ -55,8 +65,9 @@ def rehearse(split: str, seed: int, number: int, seconds: float, fps: int) -> Pe
         number: Which one; emotions take turns.
         seconds: Its length.
         fps: Frames a second.
+        kind: What it is for; every kind is invented apart.
     """
-    stream = generator(split, "clip", seed, number)
+    stream = generator(split, kind, seed, number)
     who = draw_identities(stream, 1)
     voice = draw_voice(stream)
     emotion = EMOTIONS[number % len(EMOTIONS)]
@@ -65,7 +76,7 @@ def rehearse(split: str, seed: int, number: int, seconds: float, fps: int) -> Pe
     strength = float(uniform(stream, 0.6, 1.0))
     frames = round(seconds * fps)
     pose = perform(utterance, stream, frames, fps, emotion, strength)
-    return Performance(who, portrait_pose(stream), pose, sound, emotion)
+    return Performance(who, portrait_pose(stream), pose, sound, emotion, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,54 +129,73 @@ def encode_poses(
     return torch.cat(seen)
 
 
+def watched(encoder: nn.Module, config: FloatConfig, session: Session) -> See:
+    """Return what draws a performance and encodes it.
+
+    Args:
+        encoder: Phase 1's motion encoder.
+        config: The model.
+        session: The device to draw and encode on.
+    """
+
+    def see(performance: Performance) -> Tensor:
+        poses = torch.cat((performance.portrait, performance.pose))
+        size = config.image_size
+        return encode_poses(encoder, performance.who, poses, size, session.device).cpu()
+
+    return see
+
+
 def make_library(
-    encoder: nn.Module,
+    see: See,
     config: FloatConfig,
     split: str,
     seed: int,
     count: int,
     seconds: float,
     session: Session,
+    kind: str = "clip",
 ) -> Library | None:
     """Make clips, or take those that an earlier session made.
 
     Args:
-        encoder: Phase 1's motion encoder.
+        see: Tells what the encoder sees of a performance.
         config: The model.
         split: `seeds.TRAINING` or `seeds.HELD_OUT`.
         seed: Name of the random streams.
         count: Number of clips.
         seconds: Length of each.
         session: Where shards go; progress and stopping.
+        kind: Names the shards; every kind is invented apart.
 
     Returns:
         The clips; None where the session was stopped before all were made.
     """
-    name = f"clips-{split}"
+    name = f"{kind}s-{split}"
     shards = []
     for first in range(0, count, SHARD_CLIPS):
         file = session.folder / f"{name}-{first:05d}.pt"
         numbers = range(first, min(first + SHARD_CLIPS, count))
         if not file.is_file():
-            performances = (rehearse(split, seed, n, seconds, config.fps) for n in numbers)
-            _save_shard(file, [_encode(encoder, p, config, session) for p in performances])
+            heard = (rehearse(split, seed, n, seconds, config.fps, kind) for n in numbers)
+            _save_shard(file, [_clip(see, performance, config) for performance in heard])
         shards.append(load_tensors(file))
         session.report(name, numbers[-1] + 1, count)
         if session.stopped() and numbers[-1] + 1 < count:
             return None
-    return Library(
-        *(torch.cat([shard[field.name] for shard in shards]) for field in fields(Library))
-    )
+    return joined([Library(**shard) for shard in shards])
 
 
-def _encode(
-    encoder: nn.Module, performance: Performance, config: FloatConfig, session: Session
-) -> Library:
+def joined(libraries: list[Library]) -> Library:
+    """Return the clips of several libraries as one."""
+    names = [field.name for field in fields(Library)]
+    return Library(*(torch.cat([getattr(part, n) for part in libraries]) for n in names))
+
+
+def _clip(see: See, performance: Performance, config: FloatConfig) -> Library:
     """Return one performance as a library of one."""
-    poses = torch.cat((performance.portrait, performance.pose))
-    seen = encode_poses(encoder, performance.who, poses, config.image_size, session.device).cpu()
-    frames = len(performance.pose)
-    samples = frames * SPEECH_SAMPLE_RATE // config.fps
+    seen = see(performance)
+    samples = len(performance.pose) * SPEECH_SAMPLE_RATE // config.fps
     return Library(
         sound=(performance.sound[:samples] * 32767).round().to(torch.int16)[None],
         pose=performance.pose[None],
@@ -176,5 +206,5 @@ def _encode(
 
 
 def _save_shard(file: Path, clips: list[Library]) -> None:
-    names = [field.name for field in fields(Library)]
-    save_tensors(file, {name: torch.cat([getattr(c, name) for c in clips]) for name in names})
+    together = joined(clips)
+    save_tensors(file, {field.name: getattr(together, field.name) for field in fields(Library)})

@@ -21,12 +21,13 @@ from ..config import FloatConfig
 from ..motion import MotionBasis
 from .autoencoder import AutoencoderTask, copy_source, grow
 from .card import model_card
-from .clips import make_library
+from .clips import Library, joined, make_library, rehearse, watched
 from .listening import ListeningTask
 from .recipe import DEMO_CONFIG, Recipe, Stage, smaller_image
 from .runs import Run, Session, Task, finished_average
 from .seeds import HELD_OUT, TRAINING
 from .speaking import SpeakingTask
+from .surrogate import look, make_surrogate
 
 LICENCE = "MIT"
 HELD_OUT_CLIPS = 21
@@ -141,25 +142,38 @@ def _phase_two(
     listening: Mapping[str, Tensor],
 ) -> nn.ModuleDict | None:
     """Make the clips, then train flow transformer and speech encoder on them."""
-    encoder, decoder = autoencoder["encoder"], autoencoder["decoder"]
-    libraries = []
-    for split, count in ((TRAINING, recipe.clips), (HELD_OUT, HELD_OUT_CLIPS)):
-        library = make_library(
-            encoder, config, split, recipe.seed, count, recipe.clip_seconds, session
-        )
-        if library is None:
-            return None
-        libraries.append(library)
+    libraries = _libraries(recipe, config, session, autoencoder["encoder"])
+    if libraries is None:
+        return None
+    decoder = autoencoder["decoder"]
     basis = MotionBasis.from_weight(cast(nn.Linear, decoder.direction).weight)
     probe = cast(nn.Linear, autoencoder["probe"])
     where = recipe.seed, session.device
-    task = SpeakingTask(
-        config, recipe.motion, *where, libraries[0], libraries[1], basis, probe, listening
-    )
+    task = SpeakingTask(config, recipe.motion, *where, *libraries, basis, probe, listening)
     run = Run(recipe.motion, task, session)
     if not run.finished and not run.train():
         return None
     return run.averaged().requires_grad_(False)
+
+
+def _libraries(
+    recipe: Recipe, config: FloatConfig, session: Session, encoder: nn.Module
+) -> tuple[Library, Library] | None:
+    """Return the clips to learn from and those held out; None where the session was stopped."""
+    seed, seconds = recipe.seed, recipe.clip_seconds
+    see = watched(encoder, config, session)
+    held_out = make_library(see, config, HELD_OUT, seed, HELD_OUT_CLIPS, seconds, session)
+    if held_out is None:
+        return None
+    drawn = make_library(see, config, TRAINING, seed, recipe.clips, seconds, session)
+    if drawn is None:
+        return None
+    surrogate = make_surrogate(encoder, config, seed, recipe.surrogate_identities, session)
+    if surrogate is None:
+        return None
+    told = surrogate.see, config, TRAINING, seed, recipe.imagined_clips, seconds, session
+    imagined = make_library(*told, "imagined-clip")
+    return None if imagined is None else (joined([drawn, imagined]), held_out)
 
 
 def plan_minutes(recipe: Recipe, config: FloatConfig, minutes: float, session: Session) -> Recipe:
@@ -195,8 +209,10 @@ def _time_all(recipe: Recipe, config: FloatConfig, trial: Session) -> float:
         total += _time_stage(stage, task, trial)
     networks = task.networks
     began = time.monotonic()
-    library = make_library(networks["encoder"], config, TRAINING, 0, 2, recipe.clip_seconds, trial)
+    see = watched(networks["encoder"], config, trial)
+    library = make_library(see, config, TRAINING, 0, 2, recipe.clip_seconds, trial)
     total += (time.monotonic() - began) / 2 * (recipe.clips + HELD_OUT_CLIPS)
+    total += _time_imagination(networks["encoder"], recipe, config, trial)
     assert library is not None, "a trial is never stopped"
     task = ListeningTask(config, recipe.listening, 0, trial.device, 8, recipe.clip_seconds)
     total += _time_stage(recipe.listening, task, trial)
@@ -205,6 +221,18 @@ def _time_all(recipe: Recipe, config: FloatConfig, trial: Session) -> float:
     probe = cast(nn.Linear, networks["probe"])
     task = SpeakingTask(config, recipe.motion, 0, trial.device, library, library, basis, probe)
     return total + _time_stage(recipe.motion, task, trial)
+
+
+def _time_imagination(
+    encoder: nn.Module, recipe: Recipe, config: FloatConfig, trial: Session
+) -> float:
+    """Return how long making the clips that are not drawn would take, in seconds."""
+    began = time.monotonic()
+    look(encoder, config, TRAINING, 0, TIMED_STEPS, trial)
+    looking = (time.monotonic() - began) / TIMED_STEPS * recipe.surrogate_identities
+    began = time.monotonic()
+    rehearse(TRAINING, 0, 0, recipe.clip_seconds, config.fps)
+    return looking + (time.monotonic() - began) * recipe.imagined_clips
 
 
 def _time_stage(stage: Stage, task: Task, trial: Session) -> float:

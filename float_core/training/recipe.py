@@ -99,11 +99,14 @@ class Stage:
 ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
 
 
+REDRAWN = LossWeights(regions=1.5, parameters=1.0)
+"""Faces keep their brows and lips only where these count as much as the picture."""
+
 PHASE_ONE = (
     Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
     Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
-    Stage("autoencoder-64", 3_200, 16, 1e-2, 64, (0.5, 0.7), orthogonal=True),
-    Stage("autoencoder-128", 400, 12, 5e-3, 128, (0.7, 0.7), orthogonal=True),
+    Stage("autoencoder-64", 2_200, 16, 1e-2, 64, (0.5, 0.7), REDRAWN, True),
+    Stage("autoencoder-128", 1_000, 12, 5e-3, 128, (0.7, 0.7), REDRAWN, True),
 )
 """The encoder is told the poses, then the autoencoder learns; pictures double their side."""
 
@@ -116,6 +119,8 @@ class Recipe:
         seed: Name of all random streams.
         phase_one: The motion autoencoder's stages; each goes on from the one before.
         clips: Performances rendered for phase 2.
+        surrogate_identities: Identities drawn to learn what the encoder sees of a pose.
+        imagined_clips: Performances for phase 2 that are not drawn but told by the surrogate.
         listening_clips: Performances heard only, before phase 2.
         clip_seconds: Their length.
         listening: The speech encoder alone, told the mouth.
@@ -124,8 +129,10 @@ class Recipe:
 
     seed: int = 0
     phase_one: tuple[Stage, ...] = PHASE_ONE
-    clips: int = 240
-    listening_clips: int = 400
+    clips: int = 56
+    surrogate_identities: int = 500
+    imagined_clips: int = 1_800
+    listening_clips: int = 1_200
     clip_seconds: float = 6.0
     listening: Stage = Stage("listening", 1_500, 16, 2e-3, orthogonal=True)
     motion: Stage = Stage("motion", 1_500, 16, 2e-3, orthogonal=True)
@@ -146,10 +153,15 @@ class Recipe:
             return stage.with_steps(round(stage.steps * factor))
 
         def count(clips: int) -> int:
-            return max(8, round(clips * min(factor, 4.0)))
+            return max(8, round(clips * min(factor, 2.0)))
 
-        clips, heard = count(self.clips), count(self.listening_clips)
-        return replace(self._each(scale), clips=clips, listening_clips=heard)
+        return replace(
+            self._each(scale),
+            clips=count(self.clips),
+            surrogate_identities=count(self.surrogate_identities),
+            imagined_clips=count(self.imagined_clips),
+            listening_clips=count(self.listening_clips),
+        )
 
     def widened(self, times: int) -> Recipe:
         """Return the recipe with larger batches, for machines that take many at once.

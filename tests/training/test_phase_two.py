@@ -12,10 +12,11 @@ from float_core.config import SamplingOptions
 from float_core.emotion import one_hot
 from float_core.motion import MotionBasis
 from float_core.pipeline import FloatPipeline
-from float_core.training import seeds, speaking
+from float_core.training import seeds, speaking, surrogate
 from float_core.training.autoencoder import build_networks
-from float_core.training.clips import make_library, rehearse
+from float_core.training.clips import make_library, rehearse, watched
 from float_core.training.demo import choose_recipe, export, plan_minutes, train_all
+from float_core.training.poses import random_poses
 from float_core.training.recipe import Recipe
 from float_core.training.runs import Log, Run
 from float_core.training.speaking import SpeakingTask
@@ -57,7 +58,8 @@ def test_making_clips_can_stop(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("float_core.training.clips.SHARD_CLIPS", 1)
     encoder = build_networks(tiny.CONFIG)["encoder"]
     asked = tiny.session(tmp_path, stopped=lambda: True)
-    assert make_library(encoder, tiny.CONFIG, seeds.TRAINING, 0, 3, 1.0, asked) is None
+    see = watched(encoder, tiny.CONFIG, asked)
+    assert make_library(see, tiny.CONFIG, seeds.TRAINING, 0, 3, 1.0, asked) is None
     assert len(list(tmp_path.glob("clips-*"))) == 1
 
 
@@ -207,3 +209,36 @@ def test_the_command_line_refuses_in_one_sentence(
     error = capsys.readouterr().err
     assert expected in error
     assert not list(tmp_path.iterdir())
+
+
+def sightings(count: int, generator: torch.Generator) -> surrogate.Sightings:
+    """Identities whose coefficients are a bent function of the pose plus a share of their own."""
+    pose = random_poses(generator, count * 12).view(count, 12, -1)
+    directions = torch.randn(pose.shape[-1], 6, generator=torch.Generator().manual_seed(9)) / 2
+    own = 0.3 * torch.randn(count, 1, 6, generator=generator)
+    return surrogate.Sightings(pose, torch.tanh(pose @ directions) + own)
+
+
+def test_a_surrogate_tells_what_would_be_seen_of_unseen_identities() -> None:
+    stream = torch.Generator().manual_seed(1)
+    fitted = surrogate.fit(sightings(200, stream), 0)
+    by_pose, by_both = surrogate.explained(fitted, sightings(50, stream))
+    assert by_pose > 0.4
+    assert by_both > 0.8
+
+
+def test_imagined_clips_are_made_without_drawing(tmp_path, monkeypatch) -> None:
+    encoder = build_networks(tiny.CONFIG)["encoder"]
+    where = tiny.session(tmp_path)
+    told = surrogate.make_surrogate(encoder, tiny.CONFIG, 0, 3, where)
+    assert told is not None
+    monkeypatch.setattr("float_core.training.clips.draw", None)
+    monkeypatch.setattr("float_core.training.surrogate.look", None)
+    again = surrogate.make_surrogate(encoder, tiny.CONFIG, 0, 3, where)
+    assert again is not None
+    clips = make_library(again.see, tiny.CONFIG, seeds.TRAINING, 0, 4, 1.0, where, "imagined-clip")
+    assert clips is not None
+    assert clips.coefficients.shape == (4, 25, tiny.CONFIG.motion_dim)
+    assert torch.allclose(clips.coefficients[0], told(clips.pose[0]) + told.shares[0])
+    # An identity's share is the same in its portrait and its frames.
+    assert torch.allclose(clips.coefficients[3], told(clips.pose[3]) + told.shares[0])

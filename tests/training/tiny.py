@@ -9,7 +9,7 @@ import torch
 from float_core.config import FloatConfig, TransformerConfig, Wav2Vec2Shape
 from float_core.training import seeds
 from float_core.training.autoencoder import AutoencoderTask, build_networks
-from float_core.training.clips import Library, make_library
+from float_core.training.clips import Library, make_library, watched
 from float_core.training.recipe import ENCODER_ONLY, Recipe, Stage, smaller_image
 from float_core.training.runs import Habits, Session
 
@@ -40,6 +40,8 @@ RECIPE = Recipe(
         Stage("autoencoder-32", 2, 4, 2e-3, 32),
     ),
     clips=3,
+    surrogate_identities=3,
+    imagined_clips=3,
     listening_clips=4,
     clip_seconds=1.0,
     listening=Stage("listening", 2, 4, 2e-3),
@@ -65,6 +67,7 @@ def autoencoder_task(shape: Stage) -> AutoencoderTask:
 def library(folder: Path, split: str = seeds.TRAINING) -> Library:
     torch.manual_seed(0)
     encoder = build_networks(CONFIG)["encoder"]
-    made = make_library(encoder, CONFIG, split, 0, 3, 1.0, session(folder))
+    where = session(folder)
+    made = make_library(watched(encoder, CONFIG, where), CONFIG, split, 0, 3, 1.0, where)
     assert made is not None
     return made
