@@ -119,6 +119,63 @@ def _still(motion: Tensor, pipeline: FloatPipeline) -> Motion:
     return Motion(motion[:, None], Fraction(pipeline.config.fps))
 
 
+@dataclass(frozen=True, slots=True)
+class ClipFigures:
+    """What is read off one clip; openings are tracks, (frames,).
+
+    Attributes:
+        truth: The true opening.
+        on_drawn: The opening read off the drawn frames.
+        on_another: The opening read off another portrait in this clip's motion.
+        spoken: The opening read off generated frames.
+        own: PSNR of the clip redrawn from its portrait, dB.
+        copied: PSNR of the portrait itself, dB.
+        moods: How the wanted emotion shows in drawn, redrawn and generated frames, and in those
+            generated at strong guidance: its probability, and whether it is the likeliest.
+    """
+
+    truth: Tensor
+    on_drawn: Tensor
+    on_another: Tensor
+    spoken: Tensor
+    own: float
+    copied: float
+    moods: tuple[tuple[float, bool], ...]
+
+
+MOODS = (
+    "emotion told right, drawn",
+    "emotion told right, redrawn",
+    "emotion told right",
+    "emotion told right, guidance 3",
+)
+
+
+def judge_clip(pipeline: FloatPipeline, judges: Judges, clip: Clip, other: Portrait) -> ClipFigures:
+    """Return the figures of one clip.
+
+    Args:
+        pipeline: The model.
+        judges: The readers.
+        clip: The clip.
+        other: Another identity's portrait, which gets this clip's motion.
+    """
+    sound, emotion = clip.performance.sound, clip.performance.emotion
+    redrawn = reenacted(pipeline, clip.portrait, clip.frames)
+    spoken = generated(pipeline, clip.portrait, sound, emotion)
+    options = SamplingOptions(emotion_guidance=STRONG_GUIDANCE)
+    strong = generated(pipeline, clip.portrait, sound, emotion, options)
+    return ClipFigures(
+        truth=clip.opening,
+        on_drawn=judges.opening.read(clip.frames).cpu(),
+        on_another=judges.opening.read(reenacted(pipeline, other, clip.frames)).cpu(),
+        spoken=judges.opening.read(spoken).cpu(),
+        own=float(psnr(redrawn, clip.frames).mean()),
+        copied=float(psnr(clip.image, clip.frames).mean()),
+        moods=tuple(_mood(judges, f, emotion) for f in (clip.frames, redrawn, spoken, strong)),
+    )
+
+
 def judge_clips(
     pipeline: FloatPipeline,
     judges: Judges,
@@ -135,42 +192,32 @@ def judge_clips(
         count: Number of clips.
         on_progress: Called with the clips done and their number.
     """
-    true, on_truth, redrawn, spoken, own, copied = [], [], [], [], [], []
-    moods, strong_moods = [], []
-    before = draw_clip(pipeline, seed, count)
+    clips = []
+    other = draw_clip(pipeline, seed, count).portrait
     for number in range(count):
         clip = draw_clip(pipeline, seed, number)
-        emotion = clip.performance.emotion
-        true.append(clip.opening)
-        made = reenacted(pipeline, clip.portrait, clip.frames)
-        own.append(float(psnr(made, clip.frames).mean()))
-        copied.append(float(psnr(clip.image, clip.frames).mean()))
-        on_truth.append(judges.opening.read(clip.frames))
-        redrawn.append(judges.opening.read(reenacted(pipeline, before.portrait, clip.frames)))
-        frames = generated(pipeline, clip.portrait, clip.performance.sound, emotion)
-        spoken.append(judges.opening.read(frames))
-        moods.append(_mood(judges, frames, emotion))
-        options = SamplingOptions(emotion_guidance=STRONG_GUIDANCE)
-        frames = generated(pipeline, clip.portrait, clip.performance.sound, emotion, options)
-        strong_moods.append(_mood(judges, frames, emotion))
-        before = clip
+        clips.append(judge_clip(pipeline, judges, clip, other))
+        other = clip.portrait
         if on_progress is not None:
             on_progress(number + 1, count)
-    truth, mouths = torch.stack(true), torch.stack(spoken).cpu()
+    truth = torch.stack([clip.truth for clip in clips])
+    mouths = torch.stack([clip.spoken for clip in clips])
     lag, best = best_lag(mouths, truth)
+    moods = list(zip(*(clip.moods for clip in clips), strict=True))
     return {
-        "clips redrawn PSNR": _mean(own),
-        "clips redrawn over copying": _mean(own) - _mean(copied),
-        "meter on drawn frames": mean_correlation(torch.stack(on_truth).cpu(), truth),
-        "opening of another's coefficients": mean_correlation(torch.stack(redrawn).cpu(), truth),
+        "clips redrawn PSNR": _mean(clip.own for clip in clips),
+        "clips redrawn over copying": _mean(clip.own - clip.copied for clip in clips),
+        "meter on drawn frames": mean_correlation(torch.stack([c.on_drawn for c in clips]), truth),
+        "opening of another's coefficients": mean_correlation(
+            torch.stack([clip.on_another for clip in clips]), truth
+        ),
         "opening generated": mean_correlation(mouths, truth),
         "opening generated, best lag": best,
         "lag in frames": float(lag),
         "opening against another clip": mean_correlation(mouths, truth.roll(1, 0)),
-        "emotion told right": _share(moods),
-        "emotion told right, guidance 3": _share(strong_moods),
-        "emotion probability": _mean(p for p, _ in moods),
-        "emotion probability, guidance 3": _mean(p for p, _ in strong_moods),
+        **{n: _mean(float(right) for _, right in m) for n, m in zip(MOODS, moods, strict=True)},
+        "emotion probability": _mean(p for p, _ in moods[2]),
+        "emotion probability, guidance 3": _mean(p for p, _ in moods[3]),
     }
 
 
@@ -184,10 +231,6 @@ def _mood(judges: Judges, frames: Tensor, emotion: str) -> tuple[float, bool]:
 def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return sum(listed) / max(len(listed), 1)
-
-
-def _share(moods: list[tuple[float, bool]]) -> float:
-    return _mean(float(right) for _, right in moods)
 
 
 def generated(

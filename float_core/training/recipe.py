@@ -102,11 +102,14 @@ ENCODER_ONLY = LossWeights(image=0, detail=0, regions=0, flow=0, parameters=1)
 REDRAWN = LossWeights(regions=1.5, parameters=1.0)
 """Faces keep their brows and lips only where these count as much as the picture."""
 
+REFINED = LossWeights(regions=1.5)
+"""Poses are known by then."""
+
 PHASE_ONE = (
     Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
     Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
-    Stage("autoencoder-64", 2_200, 16, 1e-2, 64, (0.5, 0.7), REDRAWN, True),
-    Stage("autoencoder-128", 1_000, 12, 5e-3, 128, (0.7, 0.7), REDRAWN, True),
+    Stage("autoencoder-64", 2_700, 16, 1e-2, 64, (0.5, 0.7), REDRAWN, True),
+    Stage("autoencoder-128", 1_400, 12, 5e-3, 128, (0.7, 0.7), REFINED, True),
 )
 """The encoder is told the poses, then the autoencoder learns; pictures double their side."""
 
