@@ -239,6 +239,10 @@ class AutoencoderTask:
         if stage.reads_only:
             encoder = cast(MotionEncoder, self.networks["encoder"])
             self.networks["norms"] = attach_norms(encoder)
+        if stage.decoder_only:
+            decoder = cast(MotionDecoder, self.networks["decoder"])
+            for still in (self.networks["encoder"], self.networks["probe"], decoder.direction):
+                still.requires_grad_(False)
         self.networks.to(device)
         stream = generator(HELD_OUT, "pairs", seed)
         self._judged = draw_pairs(stream, HELD_OUT_PAIRS, stage.image_size, 0.7, device)
@@ -297,6 +301,10 @@ class AutoencoderTask:
             parts["flow"] = losses.flow_loss(decoded.grids, pairs.motion, importance)
         if weights.parameters:
             parts |= self._read(coefficients.float(), pairs)
+        if weights.cycle:
+            seen = self.networks["encoder"](decoded.image)[1]
+            wanted = coefficients[len(target) :].detach()
+            parts["cycle"] = (seen.float() - wanted.float()).abs().mean()
         return parts
 
     @torch.no_grad()

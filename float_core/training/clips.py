@@ -73,7 +73,7 @@ def rehearse(
     emotion = EMOTIONS[number % len(EMOTIONS)]
     utterance = invent(stream, seconds, voice.rate * manner(emotion)[2])
     sound = record(speak(utterance, voice, stream, emotion), stream)
-    strength = float(uniform(stream, 0.6, 1.0))
+    strength = float(uniform(stream, 0.8, 1.1))
     frames = round(seconds * fps)
     pose = perform(utterance, stream, frames, fps, emotion, strength)
     return Performance(who, portrait_pose(stream), pose, sound, emotion, number)

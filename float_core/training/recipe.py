@@ -51,6 +51,7 @@ class LossWeights:
         flow: Distance of the decoder's sampling positions from the true ones (renderer).
         parameters: Error of the pose read off the coefficients by a linear layer (renderer).
         scale: Pull of the coefficients' mean and spread towards 0 and 1.
+        cycle: Distance of what the encoder sees in the decoded picture from what was to be shown.
     """
 
     image: float = 1.0
@@ -59,6 +60,7 @@ class LossWeights:
     flow: float = 4.0
     parameters: float = 0.3
     scale: float = 0.02
+    cycle: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Stage:
         spread: Width of the heads' motion at the start and at the end.
         weights: Parts of phase 1's loss.
         orthogonal: Whether weight matrices take orthogonal steps (`optimiser`) instead of Adam's.
+        decoder_only: Whether encoder and motion basis stay as they are, so that phase 2's clips
+            hold from before this stage.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Stage:
     spread: tuple[float, float] = (0.7, 0.7)
     weights: LossWeights = LossWeights()
     orthogonal: bool = False
+    decoder_only: bool = False
 
     @property
     def reads_only(self) -> bool:
@@ -105,11 +110,15 @@ REDRAWN = LossWeights(regions=1.5, parameters=1.0)
 REFINED = LossWeights(regions=1.5)
 """Poses are known by then."""
 
+SHOWN = LossWeights(regions=2.5, parameters=0, scale=0, cycle=0.25)
+"""The encoder stands still and tells whether the picture shows what it was to show."""
+
 PHASE_ONE = (
     Stage("encoder-32", 600, 32, 1e-2, 32, (0.4, 0.7), ENCODER_ONLY, True),
     Stage("encoder-64", 700, 16, 1e-2, 64, (0.7, 0.7), ENCODER_ONLY, True),
     Stage("autoencoder-64", 2_700, 16, 1e-2, 64, (0.5, 0.7), REDRAWN, True),
     Stage("autoencoder-128", 1_400, 12, 5e-3, 128, (0.7, 0.7), REFINED, True),
+    Stage("decoder-128", 800, 12, 3e-3, 128, (0.7, 0.7), SHOWN, True, True),
 )
 """The encoder is told the poses, then the autoencoder learns; pictures double their side."""
 
@@ -132,7 +141,7 @@ class Recipe:
 
     seed: int = 0
     phase_one: tuple[Stage, ...] = PHASE_ONE
-    clips: int = 56
+    clips: int = 28
     surrogate_identities: int = 500
     imagined_clips: int = 1_800
     listening_clips: int = 1_200

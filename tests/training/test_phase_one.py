@@ -139,6 +139,18 @@ def test_without_the_renderers_knowledge_nothing_asks_for_it(monkeypatch) -> Non
         tiny.autoencoder_task(tiny.stage()).losses(0)
 
 
+def test_a_stage_of_the_decoder_leaves_the_motion_space_as_it_was(tmp_path) -> None:
+    weights = LossWeights(parameters=0, scale=0, cycle=1)
+    shape = tiny.stage(2, weights=weights, decoder_only=True, orthogonal=True)
+    task = tiny.autoencoder_task(shape)
+    before = copy.deepcopy(task.networks.state_dict())
+    parts = Run(shape, task, tiny.session(tmp_path)).train_step()
+    assert parts["cycle"] > 0
+    changed = {k for k, v in task.networks.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(key.startswith("decoder.to_flows") for key in changed)
+    assert not any(key.startswith(("encoder.", "probe.", "decoder.direction")) for key in changed)
+
+
 def test_growing_keeps_what_was_learned() -> None:
     torch.manual_seed(3)
     small, large = build_networks(SMALL), build_networks(tiny.CONFIG)
