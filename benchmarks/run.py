@@ -44,6 +44,7 @@ from float_core.speech import Speech  # noqa: E402
 from float_core.synthetic import synthetic_weights, unit_noise  # noqa: E402
 
 HEADER = ("stage", "variant", "time", "rate", "plain : this", "floor", "time : floor")
+PROFILE_ROWS = 8
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 SPEECH_SECONDS = 10
@@ -273,8 +274,8 @@ def ceiling_lines(ceilings: Ceilings) -> list[str]:
     return [f"Ceilings: {', '.join(speeds)}, copies {ceilings.bandwidth / 1e9:,.1f} GB/s"]
 
 
-def profile(bench: Bench) -> str:
-    """Return where the fastest decoder's time goes, by operation."""
+def profile(bench: Bench) -> Any:
+    """Return where the fastest decoder's time goes, four frames at once, by operation."""
     features = list(bench.portrait.features)
     network = bench.fastest.motion_decoder
     source = network.prepare(features)
@@ -285,8 +286,20 @@ def profile(bench: Bench) -> str:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
         network(latents, source)
-    order = "self_cuda_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
-    return str(profiler.key_averages().table(sort_by=order, row_limit=20))
+    return profiler.key_averages()
+
+
+def own_time(bench: Bench) -> str:
+    """Return the name of what a profile is sorted by."""
+    return "self_device_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
+
+
+def profile_rows(bench: Bench) -> list[tuple[str, ...]]:
+    """Return the operations that take most of the fastest decoder's time."""
+    averages, key = profile(bench), own_time(bench)
+    whole = sum(getattr(operation, key) for operation in averages)
+    rest = sorted(averages, key=lambda operation: -getattr(operation, key))[:PROFILE_ROWS]
+    return [(f"`{o.key}`", str(o.count), f"{100 * getattr(o, key) / whole:.0f} %") for o in rest]
 
 
 def report(bench: Bench, machine: list[str]) -> str:
@@ -298,6 +311,8 @@ def report(bench: Bench, machine: list[str]) -> str:
         "\n".join(f"- {line}" for line in lines),
         table(HEADER, bench.rows),
         table(("result", "variant", "against plain float32"), quality(bench)),
+        f"Where the decoder's time goes in {NAMES[bench.half]}, four frames at once:",
+        table(("operation", "calls", "share"), profile_rows(bench)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -328,7 +343,7 @@ def main() -> None:
     print("\n".join([*machine, *ceiling_lines(ceilings)]))
     bench = Bench(device, half, 3 if arguments.quick else 10, ceilings)
     if arguments.profile:
-        print(profile(bench))
+        print(profile(bench).table(sort_by=own_time(bench), row_limit=20))
         return
     bench_decoder(bench, (1, 8, 32) if device.type == "cuda" else (1, 4, 8))
     bench_motion(bench)

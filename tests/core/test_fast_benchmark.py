@@ -41,6 +41,7 @@ def test_the_report_has_every_row(modules, capsys) -> None:
     ]  # fmt: skip
     assert "extrapolated: 30 x a clip of 2 s" in page
     assert "dB PSNR" in page
+    assert "| operation | calls | share |" in page
 
 
 def test_products_are_counted_once(modules) -> None:
