@@ -22,7 +22,7 @@ from .portraits import draw
 from .recordings import record
 from .runs import Session, load_tensors, save_tensors
 from .seeds import generator, uniform
-from .speeches import invent
+from .speeches import invent, silence
 from .voices import draw_voice, manner, speak
 
 SHARD_CLIPS = 8
@@ -54,6 +54,11 @@ See = Callable[[Performance], Tensor]
 """Tells what the encoder sees of a performance: portrait, then frames, (1 + frames, motion_dim)."""
 
 
+IMAGINED = "imagined-clip"
+SILENT_EVERY = 16
+"""One of so many imagined clips is silent but for the hiss of its recording."""
+
+
 def rehearse(
     split: str, seed: int, number: int, seconds: float, fps: int, kind: str = "clip"
 ) -> Performance:
@@ -65,13 +70,16 @@ def rehearse(
         number: Which one; emotions take turns.
         seconds: Its length.
         fps: Frames a second.
-        kind: What it is for; every kind is invented apart.
+        kind: What it is for; every kind is invented apart, and some of `IMAGINED` are silent.
     """
     stream = generator(split, kind, seed, number)
     who = draw_identities(stream, 1)
     voice = draw_voice(stream)
     emotion = EMOTIONS[number % len(EMOTIONS)]
-    utterance = invent(stream, seconds, voice.rate * manner(emotion)[2])
+    if kind == IMAGINED and number % SILENT_EVERY == SILENT_EVERY - 1:
+        utterance = silence(seconds)
+    else:
+        utterance = invent(stream, seconds, voice.rate * manner(emotion)[2])
     sound = record(speak(utterance, voice, stream, emotion), stream)
     strength = float(uniform(stream, 0.8, 1.1))
     frames = round(seconds * fps)

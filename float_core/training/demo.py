@@ -21,7 +21,7 @@ from ..config import FloatConfig
 from ..motion import MotionBasis
 from .autoencoder import AutoencoderTask, copy_source, grow
 from .card import model_card
-from .clips import Library, joined, make_library, rehearse, watched
+from .clips import IMAGINED, Library, joined, make_library, rehearse, watched
 from .listening import ListeningTask
 from .recipe import DEMO_CONFIG, Recipe, Stage, smaller_image
 from .runs import Run, Session, Task, finished_average
@@ -172,7 +172,7 @@ def _libraries(
     if surrogate is None:
         return None
     told = surrogate.see, config, TRAINING, seed, recipe.imagined_clips, seconds, session
-    imagined = make_library(*told, "imagined-clip")
+    imagined = make_library(*told, IMAGINED)
     return None if imagined is None else (joined([drawn, imagined]), held_out)
 
 

@@ -119,6 +119,10 @@ def _still(motion: Tensor, pipeline: FloatPipeline) -> Motion:
     return Motion(motion[:, None], Fraction(pipeline.config.fps))
 
 
+Mood = tuple[float, bool]
+"""The probability that a reader gives the wanted emotion, and whether it is the likeliest."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClipFigures:
     """What is read off one clip; openings are tracks, (frames,).
@@ -132,6 +136,7 @@ class ClipFigures:
         copied: PSNR of the portrait itself, dB.
         moods: How the wanted emotion shows in drawn, redrawn and generated frames, and in those
             generated at strong guidance: its probability, and whether it is the likeliest.
+        every_mood: The same, for frames generated in each of the seven emotions.
     """
 
     truth: Tensor
@@ -140,7 +145,8 @@ class ClipFigures:
     spoken: Tensor
     own: float
     copied: float
-    moods: tuple[tuple[float, bool], ...]
+    moods: tuple[Mood, ...]
+    every_mood: tuple[Mood, ...]
 
 
 MOODS = (
@@ -162,7 +168,8 @@ def judge_clip(pipeline: FloatPipeline, judges: Judges, clip: Clip, other: Portr
     """
     sound, emotion = clip.performance.sound, clip.performance.emotion
     redrawn = reenacted(pipeline, clip.portrait, clip.frames)
-    spoken = generated(pipeline, clip.portrait, sound, emotion)
+    acted = {name: generated(pipeline, clip.portrait, sound, name) for name in EMOTIONS}
+    spoken = acted[emotion]
     options = SamplingOptions(emotion_guidance=STRONG_GUIDANCE)
     strong = generated(pipeline, clip.portrait, sound, emotion, options)
     return ClipFigures(
@@ -173,6 +180,7 @@ def judge_clip(pipeline: FloatPipeline, judges: Judges, clip: Clip, other: Portr
         own=float(psnr(redrawn, clip.frames).mean()),
         copied=float(psnr(clip.image, clip.frames).mean()),
         moods=tuple(_mood(judges, f, emotion) for f in (clip.frames, redrawn, spoken, strong)),
+        every_mood=tuple(_mood(judges, frames, name) for name, frames in acted.items()),
     )
 
 
@@ -216,13 +224,16 @@ def judge_clips(
         "lag in frames": float(lag),
         "opening against another clip": mean_correlation(mouths, truth.roll(1, 0)),
         **{n: _mean(float(right) for _, right in m) for n, m in zip(MOODS, moods, strict=True)},
+        "emotion told right, all seven on each clip": _mean(
+            float(right) for clip in clips for _, right in clip.every_mood
+        ),
         "emotion probability": _mean(p for p, _ in moods[2]),
         "emotion probability, guidance 3": _mean(p for p, _ in moods[3]),
     }
 
 
-def _mood(judges: Judges, frames: Tensor, emotion: str) -> tuple[float, bool]:
-    """Return the probability of the wanted emotion, and whether it is the likeliest."""
+def _mood(judges: Judges, frames: Tensor, emotion: str) -> Mood:
+    """Return how an emotion shows in frames."""
     probabilities = judges.emotion.read(frames).mean(0)
     wanted = EMOTIONS.index(emotion)
     return float(probabilities[wanted]), int(probabilities.argmax()) == wanted

@@ -147,7 +147,7 @@ class Recipe:
     listening_clips: int = 1_200
     clip_seconds: float = 6.0
     listening: Stage = Stage("listening", 1_500, 16, 2e-3, orthogonal=True)
-    motion: Stage = Stage("motion", 1_500, 16, 2e-3, orthogonal=True)
+    motion: Stage = Stage("motion", 2_000, 16, 2e-3, orthogonal=True)
 
     def scaled(self, factor: float) -> Recipe:
         """Return the recipe with more or less of everything.

@@ -78,6 +78,15 @@ def invent(stream: torch.Generator, seconds: float, rate: float = 1.0) -> Uttera
     return Utterance(tuple(utterance[0]), tuple(utterance[1]), seconds, tuple(utterance[2]))
 
 
+def silence(seconds: float) -> Utterance:
+    """Return speech in which nothing is said.
+
+    Args:
+        seconds: Length of the clip.
+    """
+    return Utterance(("sil",), (0.0,), seconds, (0.0,))
+
+
 def _phrase(chance: _Chance) -> list[tuple[str, float]]:
     """Return the sounds of two to eight words with their stress."""
     sounds: list[tuple[str, float]] = []

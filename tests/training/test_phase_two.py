@@ -14,9 +14,9 @@ from float_core.motion import MotionBasis
 from float_core.pipeline import FloatPipeline
 from float_core.training import seeds, speaking, surrogate
 from float_core.training.autoencoder import build_networks
-from float_core.training.clips import make_library, rehearse, watched
+from float_core.training.clips import IMAGINED, SILENT_EVERY, make_library, rehearse, watched
 from float_core.training.demo import choose_recipe, export, plan_minutes, train_all
-from float_core.training.poses import random_poses
+from float_core.training.poses import index, random_poses
 from float_core.training.recipe import Recipe
 from float_core.training.runs import Log, Run
 from float_core.training.speaking import SpeakingTask
@@ -236,9 +236,23 @@ def test_imagined_clips_are_made_without_drawing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("float_core.training.surrogate.look", None)
     again = surrogate.make_surrogate(encoder, tiny.CONFIG, 0, 3, where)
     assert again is not None
-    clips = make_library(again.see, tiny.CONFIG, seeds.TRAINING, 0, 4, 1.0, where, "imagined-clip")
+    clips = make_library(again.see, tiny.CONFIG, seeds.TRAINING, 0, 4, 1.0, where, IMAGINED)
     assert clips is not None
     assert clips.coefficients.shape == (4, 25, tiny.CONFIG.motion_dim)
     assert torch.allclose(clips.coefficients[0], told(clips.pose[0]) + told.shares[0])
     # An identity's share is the same in its portrait and its frames.
     assert torch.allclose(clips.coefficients[3], told(clips.pose[3]) + told.shares[0])
+
+
+def test_some_imagined_clips_are_silent_and_shut() -> None:
+    silent, spoken = (
+        rehearse(seeds.TRAINING, 0, number, 2.0, 25, IMAGINED)
+        for number in (SILENT_EVERY - 1, SILENT_EVERY)
+    )
+    opening = index("opening")
+    assert silent.pose[:, opening].max() < 0.02
+    assert spoken.pose[:, opening].max() > 0.3
+    assert 0 < silent.sound.abs().max() <= 1
+    # What is left is even: no stretch is louder than another, as syllables are.
+    loudness = silent.sound.unfold(0, 1600, 1600).square().mean(1).sqrt()
+    assert loudness.max() < 1.5 * loudness.min()
