@@ -43,8 +43,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 EXAMPLE = """\
 example:
-  python -m float_core talk --image assets/portrait.png --audio assets/speech.flac \\
-      --output talk.mp4 --weights synthetic
+  python -m float_core talk --image assets/drawing.png --audio assets/speech.flac \\
+      --output talk.mp4
 
 The released weights are for non-commercial use. Make people speak only with their consent, and
 say that the video is made by a machine; its file says so too.

@@ -35,7 +35,7 @@ class FLOATExamplePortrait(io.ComfyNode):
                 io.Combo.Input(
                     "picture",
                     options=list(PORTRAITS),
-                    default=PHOTO,
+                    default=DRAWING,
                     optional=True,
                     tooltip=(
                         "The drawing is the kind of face that the demo weights know; the released "
@@ -47,7 +47,7 @@ class FLOATExamplePortrait(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, picture: str = PHOTO) -> io.NodeOutput:
+    def execute(cls, picture: str = DRAWING) -> io.NodeOutput:
         """Read the picture."""
         return io.NodeOutput(image_of_pictures([load_image(PORTRAITS[picture])]))
 

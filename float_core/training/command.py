@@ -18,7 +18,7 @@ from ..pipeline import FloatPipeline
 from .card import model_card
 from .demo import choose_recipe, export, plan_minutes, train_all
 from .evaluate import Judges, draw_clip, judge, judge_recordings
-from .readers import READER_STEPS, train_reader
+from .readers import train_reader
 from .recipe import DEMO_CONFIG, Recipe
 from .runs import Habits, Progress, Session
 
@@ -152,8 +152,8 @@ def figures_of(
         return None if on_progress is None else partial(on_progress, name)
 
     judges = Judges(
-        train_reader("opening", seed, READER_STEPS, device, stage("reader of the mouth")),
-        train_reader("emotion", seed, READER_STEPS, device, stage("reader of the emotion")),
+        train_reader("opening", seed, None, device, stage("reader of the mouth")),
+        train_reader("emotion", seed, None, device, stage("reader of the emotion")),
     )
     pipeline = FloatPipeline.from_checkpoint(weights, device=device, dtype=torch.float32)
     figures = judge(pipeline, judges, seed, on_progress=stage("figures"))

@@ -29,10 +29,6 @@ Kind = Literal["opening", "emotion"]
 INPUT_SIDE = 64
 DRAWN_SIDE = 96
 READ_BATCH = 64
-READER_FRAMES = 8_000
-"""Frames drawn once and shown many times, spoiled anew each time."""
-
-READER_STEPS = 2_000
 READER_BATCH = 64
 DRAW_BATCH = 50
 READER_RATE = 1e-3
@@ -44,15 +40,26 @@ TOLD_PARAMETERS = ("smile", "brow_raise", "brow_tilt", "lids", "sneer")
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What part of a frame a reader looks at, in image units: centre x, y, half width, height."""
+    """What a reader looks at and how long it learns.
+
+    Attributes:
+        box: Part of the frame in image units: centre x, y, half width, half height.
+        outputs: How many numbers it reads.
+        frames: Frames drawn once and shown many times, spoiled anew each time.
+        steps: Optimiser steps.
+    """
 
     box: tuple[float, float, float, float]
     outputs: int
+    frames: int
+    steps: int
 
 
 SIGHTS: dict[Kind, Sight] = {
-    "opening": Sight((0.0, 0.24, 0.46, 0.46), 1),
-    "emotion": Sight((0.0, 0.05, 0.72, 0.72), EMOTION_COUNT + len(TOLD_PARAMETERS)),
+    "opening": Sight((0.0, 0.24, 0.46, 0.46), 1, 8_000, 2_000),
+    "emotion": Sight(
+        (0.0, 0.05, 0.72, 0.72), EMOTION_COUNT + len(TOLD_PARAMETERS), 16_000, 3_000
+    ),
 }
 
 
@@ -139,21 +146,22 @@ def draw_lessons(kind: Kind, seed: int, count: int, device: torch.device | str) 
 def train_reader(
     kind: Kind,
     seed: int = 0,
-    steps: int = READER_STEPS,
+    steps: int | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
-    frames: int = READER_FRAMES,
+    frames: int | None = None,
 ) -> Reader:
     """Train a reader on drawn frames.
 
     Args:
         kind: What it is to read.
         seed: Name of the random streams.
-        steps: Optimiser steps.
+        steps: Optimiser steps; as many as the kind needs where None.
         device: Where to train.
         on_progress: Called with the steps done and their number.
-        frames: How many frames are drawn.
+        frames: How many frames are drawn; as many as the kind needs where None.
     """
+    steps, frames = steps or SIGHTS[kind].steps, frames or SIGHTS[kind].frames
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = Reader(kind).to(device)

@@ -19,6 +19,7 @@ Box = tuple[float, float, float, float]
 WORKFLOWS = {path.stem: path for path in sorted((PACK / "workflows").glob("*.json"))}
 """The shipped workflows by title."""
 
+DEMO = "demo"
 NOTES = ("Note", "MarkdownNote")
 TITLE_HEIGHT = 30.0
 
@@ -28,7 +29,7 @@ _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 def first_weights() -> str:
     """Return what Load Model offers first to who has no weights: the demo where it ships."""
-    return "demo" if (PACK / "assets" / "demo.safetensors").is_file() else "download"
+    return DEMO if (PACK / "assets" / "demo.safetensors").is_file() else "download"
 
 
 def read(path: Path) -> Workflow:
