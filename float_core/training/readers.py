@@ -57,9 +57,7 @@ class Sight:
 
 SIGHTS: dict[Kind, Sight] = {
     "opening": Sight((0.0, 0.24, 0.46, 0.46), 1, 8_000, 2_000),
-    "emotion": Sight(
-        (0.0, 0.05, 0.72, 0.72), EMOTION_COUNT + len(TOLD_PARAMETERS), 16_000, 3_000
-    ),
+    "emotion": Sight((0.0, 0.05, 0.72, 0.72), EMOTION_COUNT + len(TOLD_PARAMETERS), 16_000, 3_000),
 }
 
 
