@@ -143,10 +143,10 @@ def test_examples_run_at_the_first_press(client: ComfyClient) -> None:
     run = run_well(client, reported(graph, ("picture", 0), ("sound", 0)))
     (picture,), (sound,) = report(run, "picture", 0), report(run, "sound", 0)
     assert picture["shape"] == [1, 512, 512, 3]
-    graph = changed(graph, "picture", picture="drawing")
-    (drawing,) = report(run_well(client, reported(graph, ("picture", 0))), "picture", 0)
-    assert drawing["shape"] == [1, 512, 512, 3]
-    assert drawing != picture
+    graph = changed(graph, "picture", picture="photo")
+    (photo,) = report(run_well(client, reported(graph, ("picture", 0))), "picture", 0)
+    assert photo["shape"] == [1, 512, 512, 3]
+    assert photo != picture
     batch, _, samples = sound["waveform"]["shape"]
     assert batch == 1
     assert 7 <= samples / sound["sample_rate"] <= 12
